@@ -1,0 +1,69 @@
+# Needs Python 3.11 or 3.12 with its venv module, nothing else. `make help` lists what there is.
+# CHURN_* on the command line or in the environment reach every command: make run CHURN_API_PORT=9090
+
+PYTHON ?=
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.synced
+PYTEST := $(PY) -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help run status down release rollback check test bench-memory install
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name text; do \
+	  printf '  make %-14s %s\n' "$$name" "$$text"; done
+
+run: $(STAMP) ## start the local platform and run the lifecycle once; AS_OF=2025-02-01 moves the clock
+	@$(PY) -m deploy.local.run
+
+status: $(STAMP) ## what is live, the canary, the last checks, open alarms; JSON=1 for machines
+	@$(PY) -m deploy.local.status $(if $(filter-out 0,$(JSON)),--json)
+
+down: $(STAMP) ## stop everything `make run` started; data stays
+	@$(PY) -m deploy.local.down
+
+release: $(STAMP) ## release a registered model by hand: VERSION=3 WHO=name WHY=text
+	@$(PY) -m deploy.local.release_by_hand release
+
+rollback: $(STAMP) ## end the open rollout, or bring back the champion before: WHO=name WHY=text
+	@$(PY) -m deploy.local.release_by_hand rollback
+
+check: $(STAMP) ## every check and test that needs no service
+	@$(VENV)/bin/ruff check .
+	@$(PY) -m mypy
+	@$(VENV)/bin/lint-imports
+	@$(PYTEST) -q -m "not service"
+
+test: check ## every check and every test
+	@$(PYTEST) -q -m service
+
+bench-memory: $(STAMP) ## resident memory of the running platform, as PSS
+	@$(PY) -m deploy.local.memory
+
+install: $(STAMP) ## only set up what is missing
+
+$(STAMP): uv.lock pyproject.toml | $(PY)
+	@wanted=$$(sed -n '/^name = "uv"$$/{n;s/^version = "\(.*\)"$$/\1/p;}' uv.lock); \
+	if [ "$$($(VENV)/bin/uv --version 2>/dev/null | cut -d' ' -f2)" != "$$wanted" ]; then \
+	  echo "installing uv $$wanted into $(VENV)"; \
+	  { $(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip >/dev/null; } && \
+	  $(PY) -m pip install --quiet --disable-pip-version-check "uv==$$wanted" || exit 1; \
+	fi
+	@echo "installing the locked packages into $(VENV) (about a minute the first time)"
+	@unset VIRTUAL_ENV; UV_PROJECT_ENVIRONMENT=$(VENV) UV_PYTHON_DOWNLOADS=never UV_COMPILE_BYTECODE=1 \
+	  $(VENV)/bin/uv sync --quiet --frozen
+	@touch $(STAMP)
+
+$(PY):
+	@why="no Python 3.11 or 3.12 found. Install one (Debian: apt install python3 python3-venv), or set PYTHON="; \
+	for python in $(or $(PYTHON),python3.12 python3.11 python3); do \
+	  said=$$($$python -m deploy.local.supported 2>/dev/null); code=$$?; \
+	  if [ $$code = 0 ]; then \
+	    echo "making $(VENV) with $$($$python --version)"; \
+	    exec $$python -m venv $(VENV); \
+	  fi; \
+	  if [ $$code = 12 ]; then why="$$python has no venv module. Install it (Debian: apt install python3-venv)"; fi; \
+	  if [ $$code = 13 ]; then why="$$said"; break; fi; \
+	done; \
+	echo "error: cannot set up $(VENV): $$why" >&2; exit 1

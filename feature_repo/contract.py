@@ -1,0 +1,108 @@
+"""The domain, said once: raw tables, the snapshot of a customer at a cut, and what each column means.
+
+A fork edits this folder and the two files that say what is predicted and from what; nothing else names
+a column. Pandera validates with these models; Feast, the estimator, the service and the drift check
+follow from `CONTRACT`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import pandera.polars as pa
+import polars as pl
+
+from models.contract import Contract
+
+FOLDER: Final = Path(__file__).parent
+_MOMENT: Final = pl.Datetime("us", "UTC")
+_MONEY: Final = pl.Decimal(18, 2)
+
+
+def _raw(role: str, unit: str, description: str, *, wording: str | None = None, required: bool = True,
+         references: str | None = None, **checks: Any) -> Any:
+    """A raw column. `wording` is the reason a row that breaks its checks is given in the quarantine."""
+    metadata = {"role": role, "unit": unit, "wording": wording, "required": required, "references": references}
+    return pa.Field(description=description, metadata=metadata, **checks)
+
+
+def _feature(unit: str, description: str, *, role: str = "numeric", table: str | None = None, **checks: Any) -> Any:
+    """A column of the snapshot. `table` names the optional raw table it cannot do without."""
+    return pa.Field(description=description, metadata={"role": role, "unit": unit, "table": table}, **checks)
+
+
+class Orders(pa.DataFrameModel):
+    """Purchases; one row an order."""
+
+    order_id: str = _raw("row_key", "id", "the shop's number of the order", required=False, nullable=True)
+    customer_id: str = _raw("entity_key", "id", "who ordered", references="customers")
+    ordered_at: _MOMENT = _raw("event_time", "UTC", "when the order was placed")  # type: ignore[valid-type]
+    items: pl.Int64 = _raw("attribute", "count", "pieces in the order", wording="items is not between 1 and 10,000",
+                           ge=1, le=10_000)
+    amount: _MONEY = _raw("attribute", "currency", "what was paid",  # type: ignore[valid-type]
+                          wording="amount is not between 0 and 1,000,000", ge=0, le=1_000_000)
+    arrived_at: _MOMENT = _raw("arrival_time", "UTC", "when we learnt of it",  # type: ignore[valid-type]
+                               required=False, nullable=True)
+
+
+class Customers(pa.DataFrameModel):
+    """What is known of a customer; a change is a new row with a later `updated_at`."""
+
+    customer_id: str = _raw("entity_key", "id", "who")
+    updated_at: _MOMENT = _raw("event_time", "UTC", "since when the row holds")  # type: ignore[valid-type]
+    signed_up_at: _MOMENT = _raw("attribute", "UTC", "when the customer joined")  # type: ignore[valid-type]
+    birth_year: pl.Int64 = _raw("attribute", "year", "year of birth", wording="birth_year is not between 1900 and 2020",
+                                ge=1900, le=2020)
+    plan: str = _raw("attribute", "plan", "what the customer subscribed to",
+                     wording="plan is not basic, standard or premium", isin=["basic", "standard", "premium"])
+    channel: str = _raw("attribute", "channel", "where the customer came from",
+                        wording="channel is not search, social, partner or direct",
+                        isin=["search", "social", "partner", "direct"])
+    arrived_at: _MOMENT = _raw("arrival_time", "UTC", "when we learnt of it",  # type: ignore[valid-type]
+                               required=False, nullable=True)
+
+
+class Snapshot(pa.DataFrameModel):
+    """One customer at one cut, from what had happened and arrived before it; `snapshot.sql` computes it."""
+
+    customer_id: str = _feature("id", "who", role="entity_key")
+    event_timestamp: _MOMENT = _feature("UTC", "the cut", role="event_time")  # type: ignore[valid-type]
+    created_timestamp: _MOMENT = _feature("UTC", "the cut", role="arrival_time")  # type: ignore[valid-type]
+    eligible: bool = _feature("flag", "ordered recently enough to be worth keeping", role="eligible")
+
+    recency_days: float = _feature("days", "since the last order", ge=0)
+    first_order_days: float = _feature("days", "since the first order", ge=0)
+    orders_30d: pl.Int64 = _feature("count", "orders in the last 30 days", ge=0)
+    orders_90d: pl.Int64 = _feature("count", "orders in the last 90 days", ge=0)
+    orders_180d: pl.Int64 = _feature("count", "orders in the last 180 days", ge=0)
+    orders_total: pl.Int64 = _feature("count", "orders ever", ge=1)
+    spend_30d: float = _feature("currency", "spent in the last 30 days", ge=0)
+    spend_90d: float = _feature("currency", "spent in the last 90 days", ge=0)
+    spend_180d: float = _feature("currency", "spent in the last 180 days", ge=0)
+    spend_total: float = _feature("currency", "spent ever", ge=0)
+    mean_order_90d: float = _feature("currency", "mean order of the last 90 days", ge=0, nullable=True)
+    mean_order: float = _feature("currency", "mean order", ge=0)
+    max_order: float = _feature("currency", "largest order", ge=0)
+    items_90d: pl.Int64 = _feature("count", "pieces in the last 90 days", ge=0)
+    mean_gap_days: float = _feature("days", "mean days between orders, where there are two", ge=0, nullable=True)
+    overdue_ratio: float = _feature("ratio", "recency over the mean gap, where there is one", ge=0, nullable=True)
+    spend_trend: float = _feature("log ratio", "spend of the last 30 days over a third of the last 90")
+    age_years: float = _feature("years", "age at the cut", table="customers", nullable=True)
+    tenure_days: float = _feature("days", "since joining", table="customers", ge=0, nullable=True)
+    plan: str = _feature("plan", "plan at the cut", role="categorical", table="customers", nullable=True,
+                         isin=["basic", "standard", "premium"])
+    channel: str = _feature("channel", "where the customer came from", role="categorical", table="customers",
+                            nullable=True, isin=["search", "social", "partner", "direct"])
+
+    churned: bool = _feature("flag", "no order in [cut, cut + horizon)", role="label")
+
+
+RAW_TABLES: Final[dict[str, type[pa.DataFrameModel]]] = {"orders": Orders, "customers": Customers}
+
+CONTRACT: Final = Contract.from_schemas(
+    {name: model.to_schema() for name, model in RAW_TABLES.items()},
+    Snapshot.to_schema(),
+    sql={name: (FOLDER / name).read_text(encoding="utf-8") for name in ("snapshot.sql", "labels.sql")},
+    optional=("customers",),
+)

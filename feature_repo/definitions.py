@@ -1,0 +1,70 @@
+"""Feast objects, all of them derived from a contract: one entity, one wide view, one service.
+
+Each contract has its own view and service, named by its fingerprint, so a champion and a canary with
+different features read side by side. `feast` on the command line reads `FEATURE_VIEWS` below.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from typing import Any
+
+from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
+from feast.data_format import ParquetFormat
+from feast.types import Bool, Float64, Int64, String
+
+from feature_repo.contract import CONTRACT
+from models.contract import Contract
+
+_TYPES = {"string": String, "int64": Int64, "float64": Float64, "bool": Bool}
+
+
+def feast_objects(contract: Contract, snapshots: str) -> tuple[Entity, FeatureView, FeatureService]:
+    """The objects of one contract.
+
+    Args:
+        snapshots: the folder of this contract's snapshot partitions, or a glob of them.
+    """
+    entity = Entity(
+        name=contract.entity_key, join_keys=[contract.entity_key], value_type=ValueType.STRING,
+        description=next(column.description for column in contract.snapshot if column.role == "entity_key"),
+    )
+    source = FileSource(
+        name=f"snapshots_{contract.fingerprint}", path=snapshots, file_format=ParquetFormat(),
+        timestamp_field="event_timestamp", created_timestamp_column="created_timestamp",
+    )
+    columns = [column for column in contract.snapshot if column.role in ("numeric", "categorical", "eligible")]
+    view = FeatureView(
+        name=contract.view_name,
+        entities=[entity],
+        # A label row meets the snapshot of exactly its cut; an older one must not stand in for it.
+        ttl=timedelta(hours=1),
+        schema=[
+            Field(name=column.name, dtype=_TYPES[column.dtype], description=column.description,
+                  tags={"unit": column.unit, "role": column.role})
+            for column in columns
+        ] + [Field(name=contract.entity_key, dtype=String)],
+        source=source,
+        online=True,
+        description=f"one row per {contract.entity_key} and cut",
+        owner="data engineer",
+        tags={"fingerprint": contract.fingerprint},
+    )
+    service = FeatureService(
+        name=contract.service_name, features=[view], description="everything a model of this contract reads",
+        owner="data scientist", tags={"fingerprint": contract.fingerprint},
+    )
+    return entity, view, service
+
+
+def _command_line_objects() -> dict[str, Any]:
+    # Only for the `feast` command, which collects objects from module globals; flows call `feast_objects`.
+    folder = os.environ.get("FEAST_SNAPSHOTS")
+    if folder is None:
+        return {}
+    entity, view, service = feast_objects(CONTRACT, folder)
+    return {"entity": entity, "view": view, "service": service}
+
+
+globals().update(_command_line_objects())

@@ -1,0 +1,56 @@
+"""Features: snapshots of the cuts that are needed, registered and put online in Feast."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+
+from feature_repo.contract import Snapshot
+from flows.context import Context, open_context
+from models.contract import Contract
+from models.cuts import CutPlan, plan_cuts
+from models.training import TrainingConfig
+from tasks.features import apply_features, materialize_snapshot
+from tasks.score import serving_contracts
+from tasks.snapshots import build_snapshot, first_event
+
+
+@flow(name="features")
+def features(as_of: datetime | None = None) -> int:
+    """Snapshot `as_of` for the contract in effect and for what serves, and put it online; returns its rows."""
+    context = open_context(as_of)
+    rows = 0
+    for contract in [*serving_contracts(context.home, context.engine, besides=context.contract), context.contract]:
+        take_snapshot(context, contract, context.as_of)
+        rows = put_online(context, contract)
+    return rows
+
+
+@task(name="take-snapshot", task_run_name="snapshot {cut:%Y-%m-%d}", cache_policy=NO_CACHE)
+def take_snapshot(context: Context, contract: Contract, cut: datetime) -> Path:
+    """The features of every customer at a cut; one that exists is left alone."""
+    own = contract.fingerprint == context.contract.fingerprint
+    return build_snapshot(
+        contract, Snapshot if own else None, problem=context.charter.problem, home=context.home,
+        engine=context.engine, cut=cut,
+    )
+
+
+@task(name="put-online", cache_policy=NO_CACHE)
+def put_online(context: Context, contract: Contract) -> int:
+    """Apply the Feast objects and materialize the snapshot of `as_of`; returns its rows."""
+    apply_features(contract, context.home)
+    return materialize_snapshot(contract, context.home, context.as_of)
+
+
+def plan_training(context: Context, config: TrainingConfig) -> CutPlan:
+    """Which cuts train and which one tests, as of now."""
+    needs = context.charter.training
+    first = first_event(context.contract, home=context.home, engine=context.engine, as_of=context.as_of)
+    return plan_cuts(
+        context.charter.problem, train_cuts=config.train_cuts or needs.train_cuts, test_cuts=needs.test_cuts,
+        first_event=first, as_of=context.as_of, not_before=config.not_before if config.window == "new" else None,
+    )

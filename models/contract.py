@@ -1,0 +1,228 @@
+"""The data contract as a plain value: what each table and feature is called, means and must satisfy.
+
+`feature_repo/contract.py` says it once, as Pandera models; `Contract.from_schemas` reads those by
+attribute, so nothing here imports Pandera, and a Bento can carry the contract as JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final, Literal, get_args
+
+from models.errors import ConfigError
+
+Role = Literal[
+    "entity_key", "row_key", "event_time", "arrival_time", "attribute", "numeric", "categorical", "eligible", "label"
+]
+Dimension = Literal["accuracy", "completeness", "consistency", "timeliness"]
+DTYPES: Final = ("string", "int64", "float64", "decimal", "timestamp", "bool")
+FEATURE_ROLES: Final = ("numeric", "categorical")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One rule of a column or table: its dimension of data quality and the wording of its reason."""
+
+    name: str
+    dimension: Dimension
+    wording: str
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its type is one of `DTYPES`, its unit a word ("days", "currency", "count", ...)."""
+
+    name: str
+    dtype: str
+    role: Role
+    unit: str
+    description: str
+    nullable: bool = False
+    required: bool = True  # of a raw column: a source must map it
+    table: str | None = None  # of a feature: the optional raw table it cannot do without
+    references: str | None = None  # of a raw column: the table whose entity key it must find
+    minimum: float | None = None  # least value allowed, where there is one
+    categories: tuple[str, ...] = ()
+    checks: tuple[Check, ...] = ()
+
+
+@dataclass(frozen=True)
+class Table:
+    """A raw table; without an optional one its features leave the effective contract."""
+
+    name: str
+    optional: bool
+    columns: tuple[Column, ...]
+
+    def column(self, role: Role) -> Column | None:
+        """The first column of a role, or None."""
+        return next((column for column in self.columns if column.role == role), None)
+
+
+@dataclass(frozen=True)
+class Contract:
+    """Tables, snapshot columns and SQL; everything downstream follows from this value."""
+
+    entity_key: str
+    label: str
+    tables: tuple[Table, ...]
+    snapshot: tuple[Column, ...]
+    sql: Mapping[str, str]
+    absent: tuple[str, ...] = ()  # optional tables the source lacks; the SQL finds them empty
+
+    @property
+    def present(self) -> tuple[Table, ...]:
+        """The tables the source has."""
+        return tuple(table for table in self.tables if table.name not in self.absent)
+
+    @property
+    def features(self) -> tuple[Column, ...]:
+        """The model's inputs, in the one order used everywhere."""
+        return tuple(column for column in self.snapshot if column.role in FEATURE_ROLES)
+
+    @property
+    def feature_names(self) -> list[str]:
+        return [column.name for column in self.features]
+
+    @property
+    def numeric(self) -> list[str]:
+        return [column.name for column in self.features if column.role == "numeric"]
+
+    @property
+    def categorical(self) -> list[str]:
+        return [column.name for column in self.features if column.role == "categorical"]
+
+    @property
+    def eligible(self) -> str:
+        """The snapshot's flag of who may be scored for action."""
+        return next(column.name for column in self.snapshot if column.role == "eligible")
+
+    def table(self, name: str) -> Table:
+        return next(table for table in self.tables if table.name == name)
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hex digits over names, types, roles, checks, units and the bytes of the SQL."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
+
+    @property
+    def view_name(self) -> str:
+        """The Feast feature view of exactly this contract."""
+        return f"features_{self.fingerprint}"
+
+    @property
+    def service_name(self) -> str:
+        """The Feast feature service of exactly this contract."""
+        return f"churn_{self.fingerprint}"
+
+    def effective(self, present: Iterable[str]) -> Contract:
+        """The contract of a source that has only the tables `present`.
+
+        Raises:
+            ConfigError: a table that is not optional is missing.
+        """
+        have = set(present)
+        missing = [table.name for table in self.tables if not table.optional and table.name not in have]
+        if missing:
+            raise ConfigError(f"the sources have no table {missing[0]!r}, which the contract needs; map it in the "
+                              "sources file")
+        absent = {table.name for table in self.tables} - have
+        kept = tuple(column for column in self.snapshot if column.table not in absent)
+        return replace(self, snapshot=kept, absent=tuple(sorted(absent)))
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+
+    @staticmethod
+    def from_json(text: str) -> Contract:
+        raw = json.loads(text)
+        return Contract(
+            entity_key=raw["entity_key"],
+            label=raw["label"],
+            tables=tuple(
+                Table(table["name"], table["optional"], tuple(_column(column) for column in table["columns"]))
+                for table in raw["tables"]
+            ),
+            snapshot=tuple(_column(column) for column in raw["snapshot"]),
+            sql=raw["sql"],
+            absent=tuple(raw["absent"]),
+        )
+
+    @staticmethod
+    def from_schemas(
+        tables: Mapping[str, Any], snapshot: Any, *, sql: Mapping[str, str], optional: Iterable[str] = ()
+    ) -> Contract:
+        """Build the contract from Pandera schemas (`Model.to_schema()`), read by attribute.
+
+        `optional` names the raw tables a source may lack.
+
+        Raises:
+            ConfigError: a column lacks its role, unit or description, or has a type outside `DTYPES`.
+        """
+        lackable = set(optional)
+        raw = tuple(Table(name, name in lackable, _columns(name, schema)) for name, schema in tables.items())
+        columns = _columns("snapshot", snapshot)
+        return Contract(
+            entity_key=next(column.name for column in columns if column.role == "entity_key"),
+            label=next(column.name for column in columns if column.role == "label"),
+            tables=raw,
+            snapshot=tuple(column for column in columns if column.role != "label"),
+            sql=dict(sql),
+        )
+
+
+def _column(raw: Mapping[str, Any]) -> Column:
+    fields = dict(raw)
+    fields["categories"] = tuple(fields["categories"])
+    fields["checks"] = tuple(Check(**check) for check in fields["checks"])
+    return Column(**fields)
+
+
+def _columns(table: str, schema: Any) -> tuple[Column, ...]:
+    return tuple(_from_pandera(table, name, column) for name, column in schema.columns.items())
+
+
+def _from_pandera(table: str, name: str, column: Any) -> Column:
+    metadata = column.metadata or {}
+    role: Any = metadata.get("role")
+    if role not in get_args(Role):
+        raise ConfigError(f"column {table}.{name} has the role {role!r}; known: {', '.join(get_args(Role))}")
+    if not metadata.get("unit") or not column.description:
+        raise ConfigError(f"column {table}.{name} needs a unit and a description in feature_repo/contract.py")
+    wording = metadata.get("wording")
+    checks = [
+        Check(str(check.error), metadata.get("dimension", "accuracy"), wording or f"{name} is not {check.error}")
+        for check in column.checks
+    ]
+    if not column.nullable:
+        checks.append(Check("not_nullable", "completeness", f"{name} is missing"))
+    categories = next((list(check.statistics["allowed_values"]) for check in column.checks if check.name == "isin"), [])
+    return Column(
+        name=name,
+        dtype=_dtype(table, name, str(column.dtype)),
+        role=role,
+        unit=metadata["unit"],
+        description=column.description,
+        nullable=bool(column.nullable),
+        required=bool(metadata.get("required", True)),
+        table=metadata.get("table"),
+        references=metadata.get("references"),
+        minimum=next((float(check.statistics["min_value"]) for check in column.checks
+                      if "min_value" in check.statistics), None),
+        categories=tuple(categories),
+        checks=tuple(checks),
+    )
+
+
+def _dtype(table: str, name: str, dtype: str) -> str:
+    text = dtype.lower()
+    for prefix, known in (
+        ("string", "string"), ("int64", "int64"), ("float64", "float64"), ("decimal", "decimal"),
+        ("datetime", "timestamp"), ("bool", "bool"),
+    ):
+        if text.startswith(prefix):
+            return known
+    raise ConfigError(f"column {table}.{name} has the type {dtype}; known: {', '.join(DTYPES)}")

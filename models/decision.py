@@ -1,0 +1,39 @@
+"""What a gate answers: the ledger's row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+# Every gate, the verdicts it can give, and the role that owns it. A verdict that is not listed cannot be recorded.
+VERDICTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "data": ("accept", "refuse"),
+    "promotion": ("promote", "keep"),
+    "smoke": ("pass", "refuse"),
+    "canary": ("advance", "hold", "roll back"),
+    "release": ("release", "refuse", "rolled back"),
+    "drift": ("ignore", "flag", "retrain", "alarm"),
+    "retrain": ("accept", "refuse"),
+}
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A gate's verdict and why, in one readable line with its numbers.
+
+    Raises:
+        ValueError: a gate or verdict outside `VERDICTS`, or an empty reason: a gate that cannot say
+            why has not decided.
+    """
+
+    gate: str
+    verdict: str
+    reason: str
+    evidence: Mapping[str, float | int | str | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.verdict not in VERDICTS.get(self.gate, ()):
+            raise ValueError(f"gate {self.gate!r} cannot say {self.verdict!r}; known: {dict(VERDICTS)}")
+        if not self.reason.strip():
+            raise ValueError(f"gate {self.gate!r} gave no reason for {self.verdict!r}")

@@ -1,0 +1,222 @@
+"""From a row of features to a decision. The service and the batch scoring call the same functions.
+
+Loads the fitted pipeline (skops, never pickle), scores rows, compares with golden rows, and says
+"contact" or "leave" and why.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+import pandas as pd
+
+from models.contract import Contract
+from models.errors import DataError, ReleaseError, nearest
+
+if TYPE_CHECKING:
+    from models.charter import Value
+
+# What our two estimators need beyond what skops trusts by itself. Fixed here, never read from the file
+# itself: a list that travels with the model would trust whatever the model's writer put into it.
+TRUSTED_TYPES: Final = (
+    "functools.partial",
+    "numpy.dtype",
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.utils.validation.check_array",
+)
+CHUNK_ROWS: Final = 50_000  # larger frames cost more memory and, past this, more time a row
+
+Action = Literal["contact", "leave"]
+Why = Literal["value", "budget", "no_value", "holdout", "not_eligible"]
+
+
+def load_pipeline(path: Path) -> Any:
+    """Load a fitted pipeline that predicts two classes.
+
+    Raises:
+        ReleaseError: no skops file, a type outside `TRUSTED_TYPES`, or no pipeline of two classes.
+    """
+    import skops.io
+    from sklearn.pipeline import Pipeline
+
+    if not path.is_file() or not zipfile.is_zipfile(path):
+        raise ReleaseError(f"cannot load {path.name}: it is missing or no skops file. Package the release again")
+    try:
+        foreign = sorted(set(skops.io.get_untrusted_types(file=path)) - set(TRUSTED_TYPES))
+        if foreign:
+            raise ReleaseError(
+                f"cannot load {path.name}: it holds {foreign[0]}, which is none of the trusted types. Train with "
+                "known steps, or add the type to models/scorer.py after a review"
+            )
+        pipeline = skops.io.load(path, trusted=list(TRUSTED_TYPES))
+    except ReleaseError:
+        raise
+    except Exception as error:  # skops raises a dozen kinds on a damaged file; none of them is a model
+        raise ReleaseError(f"cannot load {path.name}: {type(error).__name__}. Package the release again") from error
+    if not isinstance(pipeline, Pipeline) or len(getattr(pipeline, "classes_", ())) != 2:
+        raise ReleaseError(f"cannot load {path.name}: it holds {type(pipeline).__name__}, not a fitted pipeline of "
+                           "two classes. Train again")
+    return pipeline
+
+
+def feature_frame(rows: pd.DataFrame, contract: Contract) -> pd.DataFrame:
+    """The contract's features by name and in its order: numeric as float64 with NaN, categorical as str with None.
+
+    Raises:
+        DataError: a feature is missing, or a numeric one holds something else.
+    """
+    for name in contract.feature_names:
+        if name not in rows.columns:
+            raise DataError(f"cannot score rows without {name!r}; {nearest(name, map(str, rows))}")
+    words = rows[contract.categorical].astype(object)
+    frame = pd.concat([_numbers(rows[contract.numeric]), words.where(words.notna(), None)], axis=1)
+    return frame[contract.feature_names]
+
+
+def _numbers(rows: pd.DataFrame) -> pd.DataFrame:
+    """All columns at once, for one by one costs more than the model; one by one only to name the wrong one."""
+    try:
+        return rows.astype("float64")
+    except (TypeError, ValueError):
+        for name in rows:
+            try:
+                rows[name].astype("float64")
+            except (TypeError, ValueError):  # the library's message would quote the value
+                raise DataError(f"cannot score rows: {name!r} must be a number") from None
+        raise
+
+
+def predict(pipeline: Any, rows: pd.DataFrame, contract: Contract) -> np.ndarray:
+    """Churn probability of each row, shape (n,), each in [0, 1].
+
+    Raises:
+        DataError: see `feature_frame`.
+        ReleaseError: the pipeline gave something that is no probability.
+    """
+    if rows.empty:
+        return np.empty(0)
+    parts = []
+    for start in range(0, len(rows), CHUNK_ROWS):
+        chunk = feature_frame(rows.iloc[start : start + CHUNK_ROWS], contract)
+        parts.append(np.asarray(pipeline.predict_proba(chunk)[:, 1], dtype=np.float64))
+    probabilities = np.concatenate(parts)
+    if not bool(np.all((probabilities >= 0) & (probabilities <= 1))):
+        raise ReleaseError("the pipeline gave a value outside [0, 1] for a probability. Train again")
+    return probabilities
+
+
+def check_golden(pipeline: Any, golden: pd.DataFrame, contract: Contract, tolerance: float = 1e-9) -> None:
+    """Score the golden rows and compare with what training wrote down.
+
+    Args:
+        golden: features and `expected_probability`, one row each.
+
+    Raises:
+        ReleaseError: there are none, or one differs; names the row, the expected and the seen value.
+    """
+    if golden.empty or "expected_probability" not in golden:
+        raise ReleaseError("cannot check the release: it has no golden rows. Package it again")
+    expected = golden["expected_probability"].to_numpy(dtype=np.float64)
+    got = predict(pipeline, golden, contract)
+    wrong = np.flatnonzero(~(np.abs(got - expected) <= tolerance))  # a NaN is wrong too
+    if len(wrong):
+        row = int(wrong[0])
+        raise ReleaseError(
+            f"golden row {row} scores {got[row]:.12g}, expected {expected[row]:.12g}, at most {tolerance:g} apart "
+            f"({len(wrong)} of {len(golden)} rows differ). This is not the model, or not the libraries, that were "
+            "evaluated: package it again"
+        )
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What turns a probability into a decision: the charter's values and the threshold training froze."""
+
+    share_who_stay: float
+    worth_of_saved: float
+    cost_of_contact: float
+    holdout_share: float
+    threshold: float
+    salt: str
+
+    @staticmethod
+    def of(value: Value, release: Mapping[str, Any]) -> Policy:
+        """The policy of a release: `value` from its charter, `release` its `release.json`.
+
+        Raises:
+            ReleaseError: the threshold is no number in [0, 1], or there is no salt.
+        """
+        threshold, salt = release.get("threshold"), release.get("holdout_salt")
+        if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+            raise ReleaseError(f"release.json has the threshold {threshold!r}; it must be in [0, 1]. Train again")
+        if not isinstance(salt, str) or not salt:
+            raise ReleaseError("release.json has no holdout_salt. Train again")
+        return Policy(
+            share_who_stay=value.share_who_stay,
+            worth_of_saved=value.worth_of_saved,
+            cost_of_contact=value.cost_of_contact,
+            holdout_share=value.holdout_share,
+            threshold=float(threshold),
+            salt=salt,
+        )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What to do about one entity, why, and the money a contact is expected to bring (cost taken off)."""
+
+    decision: Action
+    why: Why
+    expected_value: float
+
+
+def in_holdout(entity: str, *, salt: str, share: float) -> bool:
+    """Whether an entity is never contacted: the same for every release, for the salt is not the release's."""
+    digest = hashlib.sha256(f"{salt}:{entity}".encode()).digest()
+    return int.from_bytes(digest[:8]) / 2**64 < share
+
+
+def decide(probability: float, entity: str | None, policy: Policy, *, eligible: bool) -> Answer:
+    """Contact or leave, with the first reason that holds: not eligible, no value, budget, hold-out.
+
+    Budget: the threshold is the probability of the last one the contact budget had room for.
+
+    Args:
+        entity: None where the caller did not say whose row it is; then the hold-out cannot apply.
+
+    Raises:
+        ReleaseError: the probability is not in [0, 1].
+    """
+    if not (math.isfinite(probability) and 0 <= probability <= 1):
+        raise ReleaseError(f"cannot decide on the probability {probability!r}; it must be in [0, 1]")
+    value = probability * policy.share_who_stay * policy.worth_of_saved - policy.cost_of_contact
+    if not eligible:
+        return Answer("leave", "not_eligible", value)
+    if value <= 0:
+        return Answer("leave", "no_value", value)
+    if probability < policy.threshold:
+        return Answer("leave", "budget", value)
+    if entity is not None and in_holdout(entity, salt=policy.salt, share=policy.holdout_share):
+        return Answer("leave", "holdout", value)
+    return Answer("contact", "value", value)
+
+
+def decide_all(
+    probabilities: Sequence[float] | np.ndarray, entities: Sequence[str], eligible: Sequence[bool], policy: Policy
+) -> list[Answer]:
+    """`decide` for a batch.
+
+    Raises:
+        ValueError: the three are not of one length.
+    """
+    return [
+        decide(float(probability), str(entity), policy, eligible=bool(flag))
+        for probability, entity, flag in zip(probabilities, entities, eligible, strict=True)
+    ]

@@ -1,0 +1,220 @@
+"""The drift check: what it flags, what it lets pass, what it refuses to judge, and when flags are enough."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from models.charter import DriftPolicy
+from models.contract import Column, Contract
+from models.drift import PREDICTION, ColumnDrift, DriftReport, assess_drift, decide_retrain
+
+POLICY = DriftPolicy()
+NOW = datetime(2025, 6, 1, tzinfo=UTC)
+
+
+def contract_of(numeric: int = 2, categorical: int = 1) -> Contract:
+    columns = [Column(f"n{i}", "float64", "numeric", "count", "a number") for i in range(numeric)]
+    columns += [Column(f"c{i}", "string", "categorical", "word", "a word") for i in range(categorical)]
+    return Contract("id", "label", (), tuple(columns), {})
+
+
+def rows_of(contract: Contract, rows: int, random: np.random.Generator) -> pd.DataFrame:
+    frame = pd.DataFrame({name: random.normal(size=rows) for name in contract.numeric})
+    for name in contract.categorical:
+        frame[name] = random.choice(["red", "green", "blue"], rows, p=[0.5, 0.3, 0.2]).astype(object)
+    frame[PREDICTION] = random.beta(2, 5, rows)
+    return frame
+
+
+def even(contract: Contract) -> dict[str, float]:
+    return {name: 1 / len(contract.feature_names) for name in contract.feature_names}
+
+
+def assess(change: Callable[[pd.DataFrame], object], rows: int = 1000, **importance: float) -> DriftReport:
+    """A check of two features n0, n1, one category c0, after `change` was made to the current rows."""
+    contract, random = contract_of(), np.random.default_rng(7)
+    reference, current = rows_of(contract, rows, random), rows_of(contract, rows, random)
+    change(current)
+    return assess_drift(reference, current, contract, POLICY, even(contract) | importance)
+
+
+def column(report: DriftReport, name: str) -> ColumnDrift:
+    return next(one for one in report.columns if one.name == name)
+
+
+def put(name: str, values: object) -> Callable[[pd.DataFrame], object]:
+    return lambda frame: frame.__setitem__(name, values)
+
+
+@pytest.mark.parametrize(("rows", "checks", "most"), [(300, 150, 0.085), (2000, 60, 0.1)])
+def test_without_drift_hardly_any_check_flags_any_column(rows: int, checks: int, most: float) -> None:
+    contract, random = contract_of(6, 3), np.random.default_rng(1)
+    flags = []
+    for _ in range(checks):
+        reference, current = rows_of(contract, rows, random), rows_of(contract, rows, random)
+        flags.append(bool(assess_drift(reference, current, contract, POLICY, {}).flagged))
+    assert np.mean(flags) <= most  # nominal 0.05 and two standard errors
+
+
+def test_a_shift_of_a_third_of_a_standard_deviation_in_one_of_twenty_columns_is_found() -> None:
+    contract, random = contract_of(14, 6), np.random.default_rng(2)
+    found = []
+    for _ in range(20):
+        reference, current = rows_of(contract, 5000, random), rows_of(contract, 5000, random)
+        current["n3"] += 0.3
+        found.append([one.name for one in assess_drift(reference, current, contract, POLICY, {}).flagged])
+    assert np.mean(["n3" in names for names in found]) >= 0.95
+    assert np.mean([len(names) - ("n3" in names) for names in found]) <= 0.1  # and nothing else
+
+
+def test_a_difference_that_is_real_but_tiny_is_not_flagged() -> None:
+    report = assess(lambda frame: frame.__setitem__("n0", frame["n0"] + 0.08), rows=20_000)
+    assert column(report, "n0").p_value < 1e-6
+    assert not report.flagged
+
+
+def test_a_large_psi_that_may_be_chance_is_not_flagged() -> None:
+    report = assess(lambda _: None, rows=200)
+    assert report.max_psi > POLICY.least_psi
+    assert not report.flagged
+
+
+def test_one_outlier_does_not_hide_a_shift() -> None:
+    def shift(frame: pd.DataFrame) -> None:
+        frame["n0"] += 1
+        frame.loc[0, "n0"] = 1e9
+
+    assert column(assess(shift), "n0").psi > 0.5
+
+
+def test_a_jump_of_missing_values_is_flagged_though_the_values_stay() -> None:
+    def lose(frame: pd.DataFrame) -> None:
+        frame.loc[frame.index[:100], "n0"] = np.nan
+
+    report = assess(lose)
+    moved = column(report, "n0")
+    assert moved.flagged
+    assert moved.missing_change == pytest.approx(0.1)
+    assert "missing +10.0%" in moved.describe()
+
+
+def test_a_new_category_is_flagged_and_its_share_said() -> None:
+    def add(frame: pd.DataFrame) -> None:
+        frame.loc[frame.index[:50], "c0"] = "violet"
+
+    moved = column(assess(add), "c0")
+    assert moved.flagged
+    assert moved.new_share == pytest.approx(0.05)
+
+
+def test_a_category_of_a_thousand_rare_levels_is_not_flagged_for_levels_the_reference_happens_to_lack() -> None:
+    contract, random = contract_of(1, 1), np.random.default_rng(3)
+    flags = 0
+    for _ in range(60):
+        frames = [rows_of(contract, 1000, random) for _ in range(2)]
+        for frame in frames:
+            frame["c0"] = [f"level {level}" for level in np.minimum(random.zipf(1.3, 1000), 1000)]
+        report = assess_drift(*frames, contract, POLICY, {})
+        assert column(report, "c0").new_share > POLICY.least_share_change
+        flags += column(report, "c0").flagged
+    assert flags <= 5
+
+
+def test_a_number_with_few_values_is_compared_value_by_value() -> None:
+    contract, random = contract_of(1, 0), np.random.default_rng(4)
+    reference, current = rows_of(contract, 1000, random), rows_of(contract, 1000, random)
+    reference["n0"], current["n0"] = random.integers(0, 4, 1000), random.integers(0, 5, 1000)
+    moved = column(assess_drift(reference, current, contract, POLICY, {}), "n0")
+    assert (moved.test, moved.flagged) == ("chi2", True)
+    assert moved.new_share == pytest.approx(0.2, abs=0.04)
+
+
+def test_a_column_empty_now_is_flagged_as_missing() -> None:
+    moved = column(assess(put("n1", np.nan)), "n1")
+    assert (moved.test, moved.flagged, moved.missing_change) == ("none", True, 1.0)
+
+
+def test_a_column_empty_on_both_sides_has_not_moved() -> None:
+    contract, random = contract_of(), np.random.default_rng(5)
+    frame = rows_of(contract, 500, random).assign(n0=np.nan)
+    assert not assess_drift(frame, frame.copy(), contract, POLICY, {}).flagged
+
+
+def test_decimals_are_numbers() -> None:
+    report = assess(lambda frame: frame.__setitem__("n0", [Decimal(str(value)) for value in frame["n0"]]))
+    assert report.problem is None
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda frame: frame.drop(columns="n0", inplace=True), "n0 is missing from the current rows"),
+        (put("n0", "12.5"), "n0 changed type: 1,000 of 1,000 values are no numbers"),
+        (put("n0", pd.Timestamp("2025-01-01", tz="UTC")), "n0 changed type: 1,000 of 1,000 values are no numbers"),
+        (put("c0", 3.0), "c0 changed type: 1,000 of 1,000 values are no text"),
+        (lambda frame: frame.drop(columns=PREDICTION, inplace=True), f"{PREDICTION} is missing from the current rows"),
+        (lambda frame: frame.drop(index=frame.index, inplace=True), "0 current rows, needs 200"),
+        (lambda frame: frame.drop(index=frame.index[199:], inplace=True), "199 current rows, needs 200"),
+    ],
+    ids=["missing", "text", "date", "number", "no prediction", "no rows", "too few"],
+)
+def test_what_cannot_be_compared_is_an_alarm_and_says_what(change: Callable[[pd.DataFrame], object], said: str) -> None:
+    decision = decide_retrain(assess(change), [True, True], POLICY, last_retrain=None, now=NOW)
+    assert decision.verdict == "alarm"
+    assert said in decision.reason
+
+
+def test_too_small_a_reference_is_an_alarm() -> None:
+    contract, random = contract_of(), np.random.default_rng(6)
+    report = assess_drift(rows_of(contract, 199, random), rows_of(contract, 1000, random), contract, POLICY, {})
+    assert report.problem == "199 reference rows, needs 200"
+
+
+def test_a_moved_column_the_model_does_not_lean_on_is_harmless_and_said_to_be() -> None:
+    report = assess(lambda frame: frame.__setitem__("n0", frame["n0"] + 1), n0=0.004)
+    decision = decide_retrain(report, [True, True], POLICY, last_retrain=None, now=NOW)
+    assert decision.verdict == "ignore"
+    assert "harmless, below 2.0% of the importance: n0 (PSI" in decision.reason
+    assert (decision.evidence["flagged_columns"], decision.evidence["mattering_columns"]) == ("n0", "")
+
+
+def test_a_moved_column_of_unknown_importance_counts() -> None:
+    contract, random = contract_of(), np.random.default_rng(8)
+    reference, current = rows_of(contract, 1000, random), rows_of(contract, 1000, random).assign(n0=5.0)
+    assert [one.name for one in assess_drift(reference, current, contract, POLICY, {}).mattering] == ["n0"]
+
+
+def test_drift_of_the_prediction_always_counts() -> None:
+    report = assess(lambda frame: frame.__setitem__(PREDICTION, frame[PREDICTION] / 2))
+    assert [one.name for one in report.mattering] == [PREDICTION]
+
+
+MOVED = DriftReport((ColumnDrift("n0", "KS", 0.0, 0.31, 0.0, 0.0, 0.24, flagged=True, matters=True),), 900, 900)
+STILL = DriftReport((ColumnDrift("n0", "KS", 0.4, 0.001, 0.0, 0.0, 0.24),), 900, 900)
+
+
+@pytest.mark.parametrize(
+    ("report", "earlier", "retrained_days_ago", "verdict", "said"),
+    [
+        (MOVED, [], None, "flag", "1 of the last 3 checks flagged, 2 needed; moved: n0 (PSI 0.310, 24.0% of the"),
+        (MOVED, [True], None, "retrain", "2 of the last 3 checks flagged, 2 needed, never retrained"),
+        (MOVED, [False, True], None, "retrain", "2 of the last 3"),
+        (MOVED, [False, False, True], None, "flag", "1 of the last 3"),
+        (MOVED, [True, True], 24, "flag", "retrained 24 days ago, cool-down 25 days"),
+        (MOVED, [True, True], 25, "retrain", "retrained 25 days ago, cool-down 25 days"),
+        (STILL, [True, True], None, "ignore", "largest PSI 0.001 (limit 0.02), 900 rows against 900"),
+    ],
+)
+def test_flags_are_enough_when_k_of_the_last_n_checks_flagged_and_the_cooldown_is_over(
+    report: DriftReport, earlier: list[bool], retrained_days_ago: int | None, verdict: str, said: str
+) -> None:
+    last = None if retrained_days_ago is None else NOW - timedelta(days=retrained_days_ago)
+    decision = decide_retrain(report, earlier, POLICY, last_retrain=last, now=NOW)
+    assert decision.verdict == verdict
+    assert said in decision.reason

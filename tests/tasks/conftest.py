@@ -1,0 +1,81 @@
+"""A small shop for the stages: a handful of customers whose numbers can be checked by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from feature_repo.contract import CONTRACT, RAW_TABLES
+from models.charter import Charter, load_charter
+from models.contract import Contract
+from tasks.home import Home
+from tasks.ingest import Load, ingest_sources
+from tasks.sources import Sources, TableSource
+from tasks.state import open_state
+
+REPO = Path(__file__).parents[2]
+ORDER_COLUMNS = ("order_id", "customer_id", "ordered_at", "items", "amount", "arrived_at")
+CUSTOMER_COLUMNS = ("customer_id", "updated_at", "signed_up_at", "birth_year", "plan", "channel", "arrived_at")
+
+
+def day(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+@dataclass
+class Shop:
+    """A home under tmp_path, fed with rows written as CSV lines."""
+
+    home: Home
+    engine: sa.Engine
+    charter: Charter
+    contract: Contract
+    sources: Sources
+
+    def write(self, table: str, *rows: str, file: str = "a.csv") -> None:
+        columns = {"orders": ORDER_COLUMNS, "customers": CUSTOMER_COLUMNS}[table]
+        path = self.home.landing / table / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join([",".join(columns), *rows]) + "\n", encoding="utf-8")
+
+    def ingest(self, as_of: str) -> Load:
+        return ingest_sources(self.sources, self.contract, RAW_TABLES, charter=self.charter, home=self.home,
+                              engine=self.engine, root=REPO, as_of=day(as_of))
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Shop:
+    """Orders and customers; one good customer, one good order, room for 60 % bad rows."""
+    home = Home(tmp_path)
+    charter = load_charter(REPO / "charter.yaml")
+    lenient = charter.requirements.model_copy(update={"max_bad_share": 0.6})
+    sources = Sources(tables={
+        "orders": TableSource(path=str(home.landing / "orders/*.csv"), columns={name: name for name in ORDER_COLUMNS}),
+        "customers": TableSource(path=str(home.landing / "customers/*.csv"),
+                                 columns={name: name for name in CUSTOMER_COLUMNS}),
+    })
+    made = Shop(home, open_state(home.state_url), charter.model_copy(update={"requirements": lenient}), CONTRACT, sources)
+    made.write("customers", "c1,2024-01-01,2023-06-01,1980,basic,search,2024-01-01")
+    made.write("orders", "o1,c1,2024-01-10,1,10.00,2024-01-10")
+    return made
+
+
+@pytest.fixture
+def orders_only(tmp_path: Path) -> Callable[..., Shop]:
+    """A source with orders alone, without order numbers and arrival times."""
+    def make(*rows: str) -> Shop:
+        home = Home(tmp_path)
+        path = home.landing / "orders.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(["customer_id,date,items,value", *rows]) + "\n", encoding="utf-8")
+        columns = {"customer_id": "customer_id", "ordered_at": "date", "items": "items", "amount": "value"}
+        sources = Sources(tables={"orders": TableSource(path=str(path), columns=columns)})
+        return Shop(home, open_state(home.state_url), load_charter(REPO / "examples/cdnow/charter.yaml"),
+                    CONTRACT.effective(["orders"]), sources)
+
+    return make
