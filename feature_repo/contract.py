@@ -27,9 +27,16 @@ def _raw(role: str, unit: str, description: str, *, wording: str | None = None, 
     return pa.Field(description=description, metadata=metadata, **checks)
 
 
-def _feature(unit: str, description: str, *, role: str = "numeric", table: str | None = None, **checks: Any) -> Any:
-    """A column of the snapshot. `table` names the optional raw table it cannot do without."""
-    return pa.Field(description=description, metadata={"role": role, "unit": unit, "table": table}, **checks)
+def _feature(unit: str, description: str, *, role: str = "numeric", table: str | None = None, ages: bool = False,
+             **checks: Any) -> Any:
+    """A column of the snapshot.
+
+    Args:
+        table: the optional raw table it cannot do without.
+        ages: it grows with the age of the data, whatever customers do: its drift is shown, and is no reason to act.
+    """
+    metadata = {"role": role, "unit": unit, "table": table, "ages": ages}
+    return pa.Field(description=description, metadata=metadata, **checks)
 
 
 class Orders(pa.DataFrameModel):
@@ -72,24 +79,24 @@ class Snapshot(pa.DataFrameModel):
     eligible: bool = _feature("flag", "ordered recently enough to be worth keeping", role="eligible")
 
     recency_days: float = _feature("days", "since the last order", ge=0)
-    first_order_days: float = _feature("days", "since the first order", ge=0)
+    first_order_days: float = _feature("days", "since the first order", ages=True, ge=0)
     orders_30d: pl.Int64 = _feature("count", "orders in the last 30 days", ge=0)
     orders_90d: pl.Int64 = _feature("count", "orders in the last 90 days", ge=0)
     orders_180d: pl.Int64 = _feature("count", "orders in the last 180 days", ge=0)
-    orders_total: pl.Int64 = _feature("count", "orders ever", ge=1)
+    orders_total: pl.Int64 = _feature("count", "orders ever", ages=True, ge=1)
     spend_30d: float = _feature("currency", "spent in the last 30 days", ge=0)
     spend_90d: float = _feature("currency", "spent in the last 90 days", ge=0)
     spend_180d: float = _feature("currency", "spent in the last 180 days", ge=0)
-    spend_total: float = _feature("currency", "spent ever", ge=0)
+    spend_total: float = _feature("currency", "spent ever", ages=True, ge=0)
     mean_order_90d: float = _feature("currency", "mean order of the last 90 days", ge=0, nullable=True)
     mean_order: float = _feature("currency", "mean order", ge=0)
-    max_order: float = _feature("currency", "largest order", ge=0)
+    max_order: float = _feature("currency", "largest order", ages=True, ge=0)
     items_90d: pl.Int64 = _feature("count", "pieces in the last 90 days", ge=0)
     mean_gap_days: float = _feature("days", "mean days between orders, where there are two", ge=0, nullable=True)
     overdue_ratio: float = _feature("ratio", "recency over the mean gap, where there is one", ge=0, nullable=True)
     spend_trend: float = _feature("log ratio", "spend of the last 30 days over a third of the last 90")
     age_years: float = _feature("years", "age at the cut", table="customers", nullable=True)
-    tenure_days: float = _feature("days", "since joining", table="customers", ge=0, nullable=True)
+    tenure_days: float = _feature("days", "since joining", ages=True, table="customers", ge=0, nullable=True)
     plan: str = _feature("plan", "plan at the cut", role="categorical", table="customers", nullable=True,
                          isin=["basic", "standard", "premium"])
     channel: str = _feature("channel", "where the customer came from", role="categorical", table="customers",

@@ -118,10 +118,14 @@ def nothing_open() -> Decision:
 
 def mirror(place: ReleasePlace, charter: Charter) -> None:
     """Let MLflow's alias and the schedule follow the state; both may lag, neither may stop a release."""
-    serving = rollouts.champion(place.engine)
-    version = rollouts.read_release(place.engine, serving.release_id).model_version if serving else None
-    mirror_champion(place.home, model_name=charter.name, version=version)
+    mirror_champion(place.home, model_name=charter.name, version=champion_version(place))
     follow_schedule(place)
+
+
+def champion_version(place: ReleasePlace) -> str | None:
+    """The model version that serves, by our state."""
+    serving = rollouts.champion(place.engine)
+    return rollouts.read_release(place.engine, serving.release_id).model_version if serving else None
 
 
 def follow_schedule(place: ReleasePlace) -> bool:
@@ -181,9 +185,10 @@ def main(arguments: list[str] | None = None) -> int:
         if not supervisor_running(place.home):
             raise PlatformError(f"cannot release: the platform of {place.home.root} does not run. Start it with "
                                 "`make run`")
-        if given.rollback:  # without Prefect and MLflow: it must work when they do not
+        if given.rollback:  # without Prefect's server: it must work when that does not
             decision = roll_back(place, who=given.who, why=given.why)
             record_decision(place.engine, decision, as_of=platform_now(place.engine, charter))
+            mirror_champion(place.home, model_name=charter.name, version=champion_version(place))
         else:
             decision = release(version=given.version, who=given.who, why=given.why, strategy=given.strategy)
     except PipelineError as error:

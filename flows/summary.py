@@ -80,9 +80,23 @@ def summarise(
         lines.append(("live", shown))
     if drift is not None:
         lines.append(("drift", f"{drift.verdict}: {drift.reason}"))
+    if rollout is not None:
+        lines += _addresses(context)
     lines.append(("seconds", "   ".join(f"{name} {value:.1f}" for name, value in stages.seconds.items())))
     decisions = {"promotion": promotion, "release": rollout, "drift": drift}
     return Summary(tuple(lines), stages.seconds, decisions, _curl(context) if champion else None)
+
+
+def _addresses(context: Context) -> list[tuple[str, str]]:
+    """Where to look; each line stands only if there is something to see."""
+    settings, report = context.settings, context.home.reports / f"drift-{context.as_of:%Y-%m-%d}.html"
+    lines = [
+        ("prefect", f"http://{settings.host}:{settings.prefect_port}"),
+        ("password", f"the Prefect UI asks for the line in {context.home.run / 'prefect-auth'}"),
+        ("mlflow", f"http://{settings.host}:{settings.mlflow_port}"),
+        ("docs", f"http://{settings.host}:{settings.api_port}/docs"),
+    ]
+    return [*lines, ("report", report.as_uri())] if report.exists() else lines
 
 
 def _number(evidence: Mapping[str, float | int | str | None], name: str) -> float:

@@ -44,6 +44,7 @@ class Column:
     required: bool = True  # of a raw column: a source must map it
     table: str | None = None  # of a feature: the optional raw table it cannot do without
     references: str | None = None  # of a raw column: the table whose entity key it must find
+    ages: bool = False  # of a feature: grows with the age of the data, so that its drift is no news
     minimum: float | None = None  # least value allowed, where there is one
     categories: tuple[str, ...] = ()
     checks: tuple[Check, ...] = ()
@@ -210,6 +211,7 @@ def _from_pandera(table: str, name: str, column: Any) -> Column:
         required=bool(metadata.get("required", True)),
         table=metadata.get("table"),
         references=metadata.get("references"),
+        ages=bool(metadata.get("ages")),
         minimum=next((float(check.statistics["min_value"]) for check in column.checks
                       if "min_value" in check.statistics), None),
         categories=tuple(categories),

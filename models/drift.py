@@ -48,6 +48,7 @@ class ColumnDrift:
     importance: float | None  # share of the model's importance, in [0, 1]; None: unknown, which counts as mattering
     flagged: bool = False
     matters: bool = False  # flagged, and important enough to count towards acting
+    ages: bool = False  # its values grow with the age of the data, whatever anybody does
     problem: str | None = None
 
     def describe(self) -> str:
@@ -108,6 +109,8 @@ def assess_drift(
         _Measured.of(name, reference, current, name in numeric, 1.0 if name == PREDICTION else importance.get(name))
         for name in [*contract.feature_names, PREDICTION]
     ]
+    growing = {feature.name for feature in contract.features if feature.ages}
+    measured = [replace(one, column=replace(one.column, ages=one.column.name in growing)) for one in measured]
     comparable = [one for one in measured if one.column.problem is None]
     limit = benjamini_hochberg_limit([one.column.p_value for one in comparable], policy.false_discovery_rate)
     columns = tuple(one.judged(limit, policy) for one in measured)
@@ -156,11 +159,13 @@ class _Measured:
         column = self.column
         large_values = column.psi >= policy.least_psi or column.new_share >= policy.least_share_change
         large_missing = abs(column.missing_change) >= policy.least_share_change
-        flagged = column.problem is None and (
-            (large_values and self.values_p <= limit) or (large_missing and self.missing_p <= limit)
-        )
+        values_moved = large_values and self.values_p <= limit
+        missing_moved = large_missing and self.missing_p <= limit
+        flagged = column.problem is None and (values_moved or missing_moved)
         weight = 1.0 if column.importance is None else column.importance
-        return replace(column, flagged=flagged, matters=flagged and weight >= policy.least_importance)
+        # Growing is what an ageing column does; losing its values is not.
+        unexpected = missing_moved or not column.ages
+        return replace(column, flagged=flagged, matters=flagged and unexpected and weight >= policy.least_importance)
 
 
 def _values(column: pd.Series[Any], numeric: bool) -> npt.NDArray[Any] | str:
@@ -197,9 +202,13 @@ def decide_retrain(
     }
     if report.problem:
         return Decision("drift", "alarm", f"cannot judge drift: {report.problem}", evidence)
-    harmless = [column.describe() for column in report.flagged if not column.matters]
-    aside = (
-        f"; harmless, below {policy.least_importance:.1%} of the importance: {', '.join(harmless)}" if harmless else ""
+    harmless = [column for column in report.flagged if not column.matters]
+    aside = "".join(
+        f"; harmless, {why}: {', '.join(column.describe() for column in columns)}"
+        for why, columns in (
+            (f"below {policy.least_importance:.1%} of the importance", [one for one in harmless if not one.ages]),
+            ("growing with the age of the data", [one for one in harmless if one.ages]),
+        ) if columns
     )
     if not report.mattering:
         text = (

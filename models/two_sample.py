@@ -87,8 +87,6 @@ def chi2_p_value(reference: Counts, current: Counts) -> float:
 def missing_p_value(reference_missing: int, reference_rows: int, current_missing: int, current_rows: int) -> float:
     """Present against missing, 2 x 2: chi-square, or Fisher's exact test where a cell expects fewer than 5 rows."""
     missing, rows = reference_missing + current_missing, reference_rows + current_rows
-    if missing in (0, rows):
-        return 1.0
     table = np.array([
         [reference_missing, reference_rows - reference_missing],
         [current_missing, current_rows - current_missing],

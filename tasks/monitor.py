@@ -170,7 +170,7 @@ def earlier_flags(engine: sa.Engine, release_id: str | None, *, before: datetime
     last = {
         datetime.fromisoformat(row.as_of).date(): row.decision.verdict in ("flag", "retrain")
         for row in reversed(rows)  # oldest first, so that the last verdict of a day stays
-        if row.as_of and row.subject == release_id
+        if row.as_of
     }
     return [last[day] for day in sorted(last, reverse=True) if day < before.date()]
 

@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -115,19 +116,31 @@ def _wait_ready(place: ReleasePlace, name: str, upstream: Upstream) -> None:
                        f"{last_log_line(place.home, name) or 'none'} (see run/logs/{name}.log)")
 
 
-def _golden_difference(place: ReleasePlace, upstream: Upstream) -> tuple[float, int]:
+def golden_rows(payload: Path) -> tuple[list[dict[str, Any]], list[float]]:
+    """The golden rows as a caller would send them, and the probability training expects of each.
+
+    By way of Python's own numbers: pandas' JSON keeps 15 digits, and a tree may split on the 16th. A
+    whole number is sent as one: training sees floats everywhere, the API refuses 2.0 for a count.
+    """
     import pandas as pd
 
-    folder = package.bento_payload(place.home, upstream.release_id)
-    golden = pd.read_parquet(folder / "golden.parquet")
-    expected = golden.pop("expected_probability")
-    # By way of Python's own floats: pandas' JSON keeps 15 digits, and a tree may split on the 16th.
-    rows = golden.astype(object).where(golden.notna(), None).to_dict("records")
+    golden = pd.read_parquet(payload / "golden.parquet")
+    expected = [float(value) for value in golden.pop("expected_probability")]
+    records = golden.astype(object).where(golden.notna(), None).to_dict("records")
+    return [{str(name): int(value) if isinstance(value, float) and value.is_integer() else value
+             for name, value in record.items()} for record in records], expected
+
+
+def _golden_difference(place: ReleasePlace, upstream: Upstream) -> tuple[float, int]:
+    rows, expected = golden_rows(package.bento_payload(place.home, upstream.release_id))
     request = urllib.request.Request(
         f"http://{LOOPBACK}:{upstream.port}/v1/score", data=json.dumps({"rows": rows}).encode(),
         headers={"content-type": "application/json"})
-    with _direct.open(request, timeout=30) as answer:
-        document = json.loads(answer.read())
+    try:
+        with _direct.open(request, timeout=30) as answer:
+            document = json.loads(answer.read())
+    except urllib.error.HTTPError as error:  # 422 names the field: say so
+        raise ValueError(f"{error.code} {error.read()[:200].decode(errors='replace')}") from None
     if document["release_id"] != upstream.release_id:
         raise ValueError(f"the port answers as {document['release_id']!r}")
     scores = [float(prediction["churn_probability"]) for prediction in document["predictions"]]

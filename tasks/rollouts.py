@@ -213,7 +213,7 @@ def close(engine: sa.Engine, seen: RolloutRow, *, state: Literal["champion", "ro
 def _transition(engine: sa.Engine, seen: RolloutRow, values: Mapping[str, Any]) -> bool:
     with engine.begin() as connection:
         return bool(connection.execute(ROLLOUTS.update().where(
-            ROLLOUTS.c.rollout_id == seen.rollout_id,
+            ROLLOUTS.c.rollout_id == seen.rollout_id, ROLLOUTS.c.state == seen.state, ROLLOUTS.c.stage == seen.stage,
         ).values(**values)).rowcount)
 
 

@@ -100,7 +100,12 @@ def score_snapshot(*, charter: Charter, home: Home, engine: sa.Engine, as_of: da
         "expected_value": [answer.expected_value for answer in answers],
         "release_id": champion.release_id,
         "as_of": as_of,
-    }).sort(["expected_value", contract.entity_key], descending=[True, False]).with_row_index("rank", offset=1)
+    })
+    # First who is contacted, last who has left already; within each by what a contact would bring.
+    standing = pl.when(decision="contact").then(0).when(pl.col("why") == "not_eligible").then(2).otherwise(1)
+    scores = scores.sort(
+        standing, "expected_value", contract.entity_key, descending=[False, True, False]
+    ).with_row_index("rank", offset=1)
     path = scores_partition(home, as_of)
     write_partition(scores, path)
     return path

@@ -56,6 +56,7 @@ from tasks.processes import (
 
 SERVER, WORKER, MLFLOW, ENVOY = "prefect-server", "worker", "mlflow-ui", "envoy"
 PARTS = (SERVER, WORKER, MLFLOW, ENVOY)
+LATER = ("nice", "-n", "5")  # on two cores, what the first flow does not need should not slow it
 PATIENCE = 180  # seconds; a first start on a loaded machine, with migrations, took 27
 Say = Callable[[str], None]
 
@@ -142,8 +143,8 @@ def _start_rest(settings: Settings, home: Home, tell: Say) -> None:
                   stop_seconds=4)
     deploy_flows(settings, home)
     tell("flows are deployed")
-    start_program(home, MLFLOW, mlflow_command(settings, home), environment=program_environment(settings, home),
-                  directory=home.root)
+    start_program(home, MLFLOW, [*LATER, *mlflow_command(settings, home)], directory=home.root,
+                  environment=program_environment(settings, home))
     wait_ready(home, {WORKER: lambda: _worker_online(settings, home),
                       MLFLOW: lambda: answers(f"{mlflow_url(settings)}/health")}, tell=tell)
 
@@ -211,11 +212,15 @@ def deploy_flows(settings: Settings, home: Home) -> None:
     """
     log = log_file(home, "deploy")
     with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-        done = subprocess.run(
-            [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"], cwd=REPO, stdin=subprocess.DEVNULL,
-            stdout=file, stderr=subprocess.STDOUT, check=False, timeout=PATIENCE,
-            env={**worker_environment(settings, home), "NO_COLOR": "1", "TERM": "dumb"},
-        )
+        try:
+            done = subprocess.run(
+                [*LATER, sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"], cwd=REPO, stdout=file,
+                stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False, timeout=PATIENCE,
+                env={**worker_environment(settings, home), "NO_COLOR": "1", "TERM": "dumb"},
+            )
+        except subprocess.TimeoutExpired:
+            raise PlatformError(f"cannot deploy the flows of prefect.yaml: not done after {PATIENCE} s (see {log})"
+                                ) from None
     if done.returncode:
         said = last_log_line(home, "deploy", error=True)
         raise PlatformError(f"cannot deploy the flows of prefect.yaml: {said} (see {log})")

@@ -38,8 +38,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
     monkeypatch.setenv("CHURN_HOME", str(home.root))
     monkeypatch.setenv("CHURN_RELEASE_PORT", "24240")
     monkeypatch.setattr(package, "bento_payload", lambda home, tag: bento(home, tag))
-    monkeypatch.setattr(package, "bento_venv", lambda home, tag: Path(sys.prefix))
-    monkeypatch.setattr(package, "serve_command", lambda home, tag, venv, *, port: (
+    monkeypatch.setattr(package, "bento_venv", lambda _home, _tag: Path(sys.prefix))
+    monkeypatch.setattr(package, "serve_command", lambda home, tag, _venv, *, port: (
         [sys.executable, str(BACKEND), str(port), tag, str(home.root / "mode")], {}))
     monkeypatch.setattr(flow_module, "build_bento", build_bento)
     start_supervisor(home)
@@ -174,8 +174,9 @@ def test_the_command_says_in_one_line_that_the_platform_does_not_run(
     assert "does not run. Start it with `make run`" in said
 
 
+@pytest.mark.usefixtures("home")
 def test_the_command_rolls_back_without_prefect(
-    home: Home, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     assert flow_module.main(["--rollback", "--who", "ada", "--why", "test"]) == 1

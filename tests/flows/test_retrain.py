@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from models.decision import Decision
-from tasks.state import open_state, read_decisions, record_decision, set_clock
+from tasks.state import open_state, read_decisions, record_decision, set_clock, use_decision
 
 pytestmark = [pytest.mark.service, pytest.mark.usefixtures("prefect_harness")]
 MARCH = datetime(2025, 3, 1, tzinfo=UTC)
@@ -62,6 +62,13 @@ def order(engine: sa.Engine, as_of: datetime = MARCH, verdict: str = "retrain") 
     return record_decision(engine, Decision("drift", verdict, "2 of 3 flagged"), as_of=as_of, subject="churn:1")
 
 
+def used(engine: sa.Engine) -> str:
+    """A decision somebody took up and did not finish: no verdict of his stands in the ledger."""
+    decision_id = order(engine)
+    assert use_decision(engine, decision_id, flow_run_id=None)
+    return decision_id
+
+
 def run(decision_id: str) -> Decision:
     from flows.retrain import retrain
 
@@ -102,8 +109,9 @@ def test_a_candidate_that_loses_is_not_released(
         (lambda _: "deadbeef", "the ledger does not know it"),
         (lambda engine: order(engine, verdict="flag"), "it says drift: flag, not drift: retrain"),
         (lambda engine: order(engine, datetime(2025, 1, 1, tzinfo=UTC)), "it is 59 days old, valid for 31"),
+        (lambda engine: used(engine), "it was acted on before"),
     ],
-    ids=["unknown", "another verdict", "expired"],
+    ids=["unknown", "another verdict", "expired", "used"],
 )
 def test_what_the_ledger_does_not_order_is_refused_and_nothing_is_trained(
     engine: sa.Engine, calls: list[dict[str, Any]], made: Any, said: str

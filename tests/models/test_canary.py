@@ -40,7 +40,8 @@ def test_a_canary_without_errors_advances_once_both_arms_have_enough_customers()
     assert decide(stage(0.05, arm(100), arm(1900))).verdict == "advance"
     early = decide(stage(0.05, arm(99), arm(1900)))
     assert early.verdict == "hold"
-    assert "99 canary and 1900 champion customers" in early.reason and "100 needed" in early.reason
+    assert "99 canary and 1900 champion customers" in early.reason
+    assert "100 needed" in early.reason
 
 
 def test_no_alarm_is_not_enough_to_advance() -> None:
@@ -80,6 +81,11 @@ def test_a_canary_that_fails_every_request_is_killed_before_there_are_enough_cus
 def test_the_kill_switch_waits_for_its_least_requests() -> None:
     canary = ArmCounts(customers=2, failed=2, requests=49, errors=49)
     assert decide(stage(0.05, canary, arm(40))).verdict == "hold"
+
+
+def test_the_kill_switch_leaves_a_canary_at_its_limit_alone() -> None:
+    assert decide(stage(0.05, ArmCounts(requests=60, errors=12), arm(40))).verdict == "hold"
+    assert decide(stage(0.05, ArmCounts(requests=60, errors=13), arm(40))).verdict == "roll back"
 
 
 @pytest.mark.parametrize("fault", [None, "no evidence: the access log cannot be read"])

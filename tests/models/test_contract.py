@@ -18,8 +18,8 @@ def test_the_fingerprint_changes_with_a_byte_of_sql_and_with_a_unit():
     sql = {**CONTRACT.sql, "snapshot.sql": CONTRACT.sql["snapshot.sql"] + " "}
     first = CONTRACT.snapshot[-1]
     renamed = (*CONTRACT.snapshot[:-1], replace(first, unit="other"))
-    prints = {CONTRACT.fingerprint, replace(CONTRACT, sql=sql).fingerprint, replace(CONTRACT, snapshot=renamed).fingerprint}
-    assert len(prints) == 3
+    changed = [CONTRACT, replace(CONTRACT, sql=sql), replace(CONTRACT, snapshot=renamed)]
+    assert len({contract.fingerprint for contract in changed}) == 3
 
 
 def test_a_table_that_is_missing_takes_its_features_out_of_the_effective_contract():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -113,6 +114,16 @@ def test_a_new_category_is_flagged_and_its_share_said() -> None:
     assert moved.new_share == pytest.approx(0.05)
 
 
+def test_new_levels_are_flagged_together_though_each_is_rare() -> None:
+    contract = contract_of(0, 1)
+    reference = pd.DataFrame({PREDICTION: np.linspace(0, 1, 5000)})
+    reference["c0"] = ["usual"] * 4000 + [f"old {n}" for n in range(1000)]
+    current = reference.assign(c0=["usual"] * 3750 + [f"new {n}" for n in range(1250)])
+    moved = column(assess_drift(reference, current, contract, POLICY, {}), "c0")
+    assert moved.psi < POLICY.least_psi  # to the PSI they are part of one pool that grew from 20 to 25 %
+    assert (moved.flagged, moved.new_share) == (True, 0.25)
+
+
 def test_a_category_of_a_thousand_rare_levels_is_not_flagged_for_levels_the_reference_happens_to_lack() -> None:
     contract, random = contract_of(1, 1), np.random.default_rng(3)
     flags = 0
@@ -182,6 +193,23 @@ def test_a_moved_column_the_model_does_not_lean_on_is_harmless_and_said_to_be() 
     assert decision.verdict == "ignore"
     assert "harmless, below 2.0% of the importance: n0 (PSI" in decision.reason
     assert (decision.evidence["flagged_columns"], decision.evidence["mattering_columns"]) == ("n0", "")
+
+
+def ageing(contract: Contract) -> Contract:
+    columns = tuple(replace(column, ages=column.name == "n0") for column in contract.snapshot)
+    return replace(contract, snapshot=columns)
+
+
+def test_a_column_that_grows_with_the_data_is_no_reason_to_act_unless_its_values_go_missing() -> None:
+    contract, random = ageing(contract_of()), np.random.default_rng(8)
+    reference, current = rows_of(contract, 1000, random), rows_of(contract, 1000, random)
+    weights = {"n0": 0.9, "n1": 0.1}
+    grown = assess_drift(reference, current.assign(n0=current["n0"] + 1), contract, POLICY, weights)
+    decision = decide_retrain(grown, [True, True], POLICY, last_retrain=None, now=NOW)
+    assert decision.verdict == "ignore"
+    assert "harmless, growing with the age of the data: n0" in decision.reason
+    lost = current.assign(n0=current["n0"].where(np.arange(1000) % 2 == 0))
+    assert [one.name for one in assess_drift(reference, lost, contract, POLICY, weights).mattering] == ["n0"]
 
 
 def test_a_moved_column_of_unknown_importance_counts() -> None:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -89,6 +91,12 @@ def test_frames_of_any_dtype_reach_the_pipeline_as_floats_and_plain_words(rows):
     assert [str(dtype) for dtype in frame.dtypes] == ["float64", "float64", "object"]
     assert set(frame["tier"]) == {"gold", "silver", None}
     pd.testing.assert_frame_equal(frame, feature_frame(rows, tiny_contract()))
+
+
+def test_features_stand_in_the_order_of_the_contract_with_words_between_numbers(rows):
+    contract = tiny_contract()
+    turned = replace(contract, snapshot=(*contract.snapshot[:2], contract.snapshot[4], *contract.snapshot[2:4]))
+    assert list(feature_frame(rows, turned)) == turned.feature_names == ["tier", "visits", "spend"]
 
 
 def test_chunks_score_as_the_whole(pipeline, rows, monkeypatch):

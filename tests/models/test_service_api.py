@@ -7,6 +7,7 @@ import json
 import os
 import sqlite3
 import stat
+import time
 from dataclasses import replace
 from datetime import timedelta
 
@@ -159,8 +160,10 @@ def test_a_locked_feature_store_is_503_with_retry_after_and_post_goes_on(served)
     holder = sqlite3.connect(served.online, isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")
     try:
+        started = time.monotonic()
         answer = served.get("/v1/customers/m1/churn")
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert time.monotonic() - started < 3  # SQLite itself would wait for five seconds
         assert served.post("/v1/score", json={"rows": [GOOD]}).status_code == 200
     finally:
         holder.execute("ROLLBACK")

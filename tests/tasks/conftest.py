@@ -59,7 +59,8 @@ def shop(tmp_path: Path) -> Shop:
         "customers": TableSource(path=str(home.landing / "customers/*.csv"),
                                  columns={name: name for name in CUSTOMER_COLUMNS}),
     })
-    made = Shop(home, open_state(home.state_url), charter.model_copy(update={"requirements": lenient}), CONTRACT, sources)
+    charter = charter.model_copy(update={"requirements": lenient})
+    made = Shop(home, open_state(home.state_url), charter, CONTRACT, sources)
     made.write("customers", "c1,2024-01-01,2023-06-01,1980,basic,search,2024-01-01")
     made.write("orders", "o1,c1,2024-01-10,1,10.00,2024-01-10")
     return made

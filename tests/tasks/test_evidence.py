@@ -94,7 +94,8 @@ def test_a_log_with_too_many_broken_lines_is_no_evidence(home: Home) -> None:
 
 def test_a_missing_log_is_no_evidence(home: Home) -> None:
     fault = read_evidence(home, "r1", (0.05,), canary_id="churn:b").fault
-    assert fault is not None and "No such file" in fault
+    assert fault is not None
+    assert "No such file" in fault
     assert log_size(home) == 0
 
 

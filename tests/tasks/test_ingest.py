@@ -102,7 +102,7 @@ def test_too_many_bad_rows_refuse_the_whole_batch_and_write_nothing(shop):
     assert not shop.home.lake.exists()
 
 
-def test_the_dataset_version_changes_with_the_data_and_only_with_it(shop, tmp_path_factory):
+def test_the_dataset_version_changes_with_the_data_and_only_with_it(shop):
     first = shop.ingest(FIRST).dataset_version
     assert shop.ingest("2024-03-01").dataset_version != first  # another load, another partition
     lake = shop.home.lake

@@ -173,6 +173,7 @@ def test_the_page_shows_the_numbers_of_the_verdict_and_is_private(payload: Path,
     for column in report.columns:
         if column.test != "none":  # `gaps` is empty now and stands in the table only
             assert f"quantile PSI ({column.test} p = {column.p_value:.2g}" in text
+            assert str(round(column.psi, 6)) in text
     assert f"new levels {report.columns[2].new_share:.1%}" in text
     assert stat.S_IMODE(page.stat().st_mode) == 0o600
     assert [path.name for path in page.parent.iterdir()] == ["drift.html"]

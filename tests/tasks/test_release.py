@@ -51,8 +51,8 @@ LIMITS = Rollout(stages=(0.3, 0.6), least_customers=20, max_error_excess=0.3, ki
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ReleasePlace]:
     home = Home(tmp_path)
     monkeypatch.setattr(package, "bento_payload", lambda home, tag: home.root / "bento" / tag.replace(":", "-"))
-    monkeypatch.setattr(package, "bento_venv", lambda home, tag: Path(sys.prefix))
-    monkeypatch.setattr(package, "serve_command", lambda home, tag, venv, *, port: (
+    monkeypatch.setattr(package, "bento_venv", lambda _home, _tag: Path(sys.prefix))
+    monkeypatch.setattr(package, "serve_command", lambda home, tag, _venv, *, port: (
         [sys.executable, str(BACKEND), str(port), tag, str(mode_file(home, tag))], {}))
     start_platform(home)
     try:
@@ -122,7 +122,8 @@ def flushed() -> None:
 
 
 def running(place: ReleasePlace) -> set[str]:
-    return {name for name, info in programs(place.home).items() if name != "envoy" and info.state == "RUNNING"}
+    states = ("STARTING", "RUNNING")  # supervisor calls it running after a second only
+    return {name for name, info in programs(place.home).items() if name != "envoy" and info.state in states}
 
 
 def test_the_first_release_becomes_champion_at_once(place: ReleasePlace) -> None:

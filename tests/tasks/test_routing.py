@@ -96,12 +96,12 @@ def platform() -> Iterator[World]:
 
 
 @pytest.fixture
-def world(platform: World) -> Iterator[World]:
+def world(platform: World) -> World:
     for upstream in (CHAMPION, CANARY):
         platform.mode_file(upstream).unlink(missing_ok=True)
         if platform.processes[upstream.release_id].poll() is not None:
             platform.start(upstream)
-    yield platform
+    return platform
 
 
 def split(share: float, salt: str = "r1") -> Routes:
@@ -123,7 +123,8 @@ def test_only_the_api_is_routed(world: World) -> None:
         assert (path, world.ask(path)[0]) == (path, 200)
     for path in ("/readyz", "/metrics", "/", "/docsx", "/v1/customers/7", "/v1/customers/7/churn/x"):
         status, _, body = world.ask(path)
-        assert (path, status) == (path, 404) and "no such path" in body["error"]
+        assert (path, status) == (path, 404)
+        assert "no such path" in body["error"]
     assert world.ask("/v1/customers/a%2fb/churn")[0] == 400
 
 
@@ -176,7 +177,8 @@ def test_a_canary_that_fails_is_answered_by_the_champion_and_then_killed(world: 
     assert 70 < arm.customers == arm.failed == arm.errors < 130
     assert evidence.stages[0].champion.errors == 0
     decision = judge(evidence.stages, Rollout(), minutes_in_stage=0.1)
-    assert decision.verdict == "roll back" and decision.reason.startswith("kill switch: ")
+    assert decision.verdict == "roll back"
+    assert decision.reason.startswith("kill switch: ")
 
 
 def test_a_canary_that_hangs_costs_its_customers_one_try(world: World) -> None:
@@ -197,11 +199,13 @@ def test_the_canary_never_answers_for_the_champion(world: World) -> None:
 def test_the_customers_hash_is_logged_and_neither_it_nor_the_path_gets_out(world: World) -> None:
     set_routes(world.home, split(0.5, "secret"))
     _, headers, _ = world.ask("/v1/customers/very-secret-7/churn")
-    assert "x-churn-customer" not in headers and not [name for name in headers if name.startswith("x-envoy")]
+    assert "x-churn-customer" not in headers
+    assert not [name for name in headers if name.startswith("x-envoy")]
     entry = [entry for entry in world.log() if entry["rollout"] == "secret"][-1]
     assert len(entry["customer"]) == 32
     assert (entry["route"], entry["share"], entry["attempts"], entry["code"]) == ("customer", "0.5", 1, 200)
-    assert entry["answered_by"] in (CHAMPION.release_id, CANARY.release_id) and entry["upstream"].startswith("127.")
+    assert entry["answered_by"] in (CHAMPION.release_id, CANARY.release_id)
+    assert entry["upstream"].startswith("127.")
     assert "very-secret" not in access_log(world.home).read_text()
     assert access_log(world.home).stat().st_mode & 0o777 == 0o600
 
@@ -211,7 +215,8 @@ def test_a_client_cannot_ask_envoy_for_more_retries(world: World) -> None:
     set_routes(world.home, Routes(CHAMPION))
     world.ask("/v1/customers/7/churn", headers={"x-envoy-max-retries": "50", "x-request-id": "mine"})
     entry = world.log()[-1]
-    assert entry["attempts"] == 3 and entry["request_id"] != "mine"
+    assert entry["attempts"] == 3
+    assert entry["request_id"] != "mine"
 
 
 @pytest.mark.service  # 8 s of load
@@ -271,7 +276,7 @@ def test_a_route_file_that_is_not_ours_is_refused(tmp_path: Path) -> None:
     home = Home(tmp_path)
     set_routes(home, Routes())
     (home.run / "envoy" / "xds" / "rds.json").write_text("{}")
-    with pytest.raises(PlatformError, match="cannot read who serves: .* is not a route file of ours"):
+    with pytest.raises(PlatformError, match=r"cannot read who serves: .* is not a route file of ours"):
         read_routes(home)
 
 

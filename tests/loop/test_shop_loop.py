@@ -1,0 +1,229 @@
+"""The whole loop on the sample world, in the order of its story: each test goes on where the one before it ended."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import polars as pl
+import pytest
+
+from tasks import rollouts
+from tasks.state import read_decision, read_decisions
+
+pytestmark = pytest.mark.service
+
+STORY: dict[str, str] = {}
+
+
+def test_one_command_runs_the_loop_and_prints_a_curl_that_answers(shop_loop):
+    printed = shop_loop.make("run").stdout
+    STORY["first"] = printed
+    for name in ("rows", "features", "model", "value", "gate", "release", "live", "drift", "seconds", "prefect",
+                 "mlflow", "docs", "report", "password"):
+        assert f"\n{name} " in printed, f"no line {name!r} in\n{printed}"
+    curl = printed.strip().splitlines()[-1]
+    assert curl.startswith("curl http://127.0.0.1:24400/v1/customers/")
+    answer = json.loads(subprocess.run(curl.split(), capture_output=True, check=True).stdout)
+    assert {"customer_id", "churn_probability", "decision", "model_version", "release_id", "features_as_of",
+            "request_id"} <= set(answer)
+    assert {"action", "why", "expected_value"} <= set(answer["decision"])
+    assert answer["features_as_of"].startswith("2025-01-01")
+
+
+def test_the_first_model_is_near_the_planted_truth(shop_loop):
+    decision = read_decisions(shop_loop.engine, gate="promotion")[0].decision
+    truth = json.loads((shop_loop.home.landing / "truth/truth.json").read_text())
+    best = {month["cut"][:10]: month["auc_best"] for month in truth["months"]}[decision.evidence["test_cuts"]]
+    assert decision.evidence["candidate_auc"] > best - 0.02
+
+
+def test_status_says_what_is_live_as_one_object_within_three_seconds(shop_loop):
+    begun = time.monotonic()
+    status = shop_loop.status()
+    assert time.monotonic() - begun < 3
+    assert status["champion"]["version"] == "1"
+    assert status["champion"]["auc"] > 0.7
+    assert status["champion"]["since"]
+    assert status["canary"] is None
+    assert status["last_runs"]["lifecycle"]["state"].lower() == "completed"
+    assert status["alarms"] == []
+    assert {"prefect", "mlflow", "api"} <= set(status["urls"])
+
+
+def test_batch_scores_agree_with_the_api(shop_loop):
+    scores = pl.read_parquet(next((shop_loop.home.lake / "scores").glob("*.parquet")))
+    for row in scores.sample(15, seed=1).iter_rows(named=True):
+        code, answer = shop_loop.get(f"/v1/customers/{row['customer_id']}/churn")
+        assert code == 200
+        assert answer["churn_probability"] == pytest.approx(row["churn_probability"], abs=1e-9)
+        assert (answer["decision"]["action"], answer["decision"]["why"]) == (row["decision"], row["why"])
+
+
+def test_a_second_run_while_one_runs_is_refused(shop_loop):
+    first = subprocess.Popen(["make", "run"], cwd=shop_loop.repo, env=dict(shop_loop.environment),
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        for line in iter(first.stdout.readline, ""):
+            if "lifecycle" in line:
+                break
+        second = shop_loop.make("run", check=False)
+    finally:
+        first.communicate(timeout=300)
+    assert second.returncode != 0
+    assert "cannot run twice at once" in second.stderr
+    assert first.returncode == 0
+
+
+def test_a_quiet_month_later_only_what_is_new_is_ingested_and_the_champion_is_kept_as_equal(shop_loop):
+    before = shop_loop.status()["champion"]["version"]
+    shop_loop.make("run", "AS_OF=2025-02-01")
+    decision = read_decisions(shop_loop.engine, gate="promotion")[0].decision
+    assert decision.verdict == "keep"
+    assert decision.reason.startswith("equal")
+    data = read_decisions(shop_loop.engine, gate="data")[0].decision
+    assert "re-delivered" in data.reason
+    partitions = sorted(path.name for path in (shop_loop.home.lake / "raw/orders").iterdir())
+    assert partitions == ["load=2025-01-01.parquet", "load=2025-02-01.parquet"]
+    assert pl.read_parquet(shop_loop.home.lake / "raw/orders" / partitions[1]).height < 15_000
+    assert shop_loop.status()["champion"]["version"] == before
+    drift = read_decisions(shop_loop.engine, gate="drift")[0].decision
+    assert drift.verdict == "ignore", drift.reason
+
+
+@pytest.fixture
+def months(shop_loop):
+    """Months without training: what the schedules do."""
+    def go(*dates: str) -> None:
+        calls = "\n".join(f"as_of = datetime.fromisoformat('{date}'); ingest(as_of); features(as_of); score(as_of); "
+                          "monitor(as_of)" for date in dates)
+        shop_loop.flow("from datetime import datetime\nfrom flows.ingest import ingest\n"
+                       "from flows.features import features\nfrom flows.score import score\n"
+                       f"from flows.monitor import monitor\n{calls}")
+    return go
+
+
+def test_planted_data_drift_starts_a_retraining_with_nobody_involved(shop_loop, months):
+    """Decision, event, automation, flow run on the worker, its verdict."""
+    months("2025-06-01", "2025-07-01")
+    flags = [row.decision.verdict for row in read_decisions(shop_loop.engine, gate="drift")]
+    assert flags[:2] == ["retrain", "flag"], [row.decision.reason for row in
+                                              read_decisions(shop_loop.engine, gate="drift")][:3]
+    asked = read_decisions(shop_loop.engine, gate="drift")[0]
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline:
+        runs = shop_loop.prefect("/flow_runs/filter", {"flows": {"name": {"any_": ["retrain"]}}})
+        if runs and all(run["state"]["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") for run in runs):
+            break
+        time.sleep(2)
+    accepted = [run for run in runs if run["parameters"] == {"decision_id": asked.decision_id}]
+    assert accepted, runs
+    assert accepted[-1]["created_by"]["type"] == "AUTOMATION"
+    assert accepted[-1]["state"]["type"] == "COMPLETED", accepted[-1]["state"]
+    events = shop_loop.prefect("/events/filter", {"filter": {"event": {"name": ["churn.drift.detected"]}}})["events"]
+    assert {event["payload"]["decision_id"] for event in events} == {asked.decision_id}
+    verdict = read_decisions(shop_loop.engine, gate="retrain")[-1].decision
+    assert verdict.verdict == "accept"
+    promotion = read_decisions(shop_loop.engine, gate="promotion")[0]
+    assert promotion.as_of.startswith("2025-07-01")
+    assert promotion.decision.verdict in ("promote", "keep")
+
+
+def test_a_retrain_event_that_names_no_decision_of_ours_is_refused(shop_loop):
+    shop_loop.flow("from flows.retrain import retrain; print(retrain('forged').verdict)")
+    assert read_decisions(shop_loop.engine, gate="retrain")[0].decision.verdict == "refuse"
+    assert read_decision(shop_loop.engine, "forged") is None
+
+
+def ask_many(loop, customers: list[str]) -> list[int]:
+    with ThreadPoolExecutor(4) as pool:
+        return [code for code, _ in pool.map(lambda one: loop.get(f"/v1/customers/{one}/churn"), customers)]
+
+
+def advance(loop) -> str:
+    return loop.flow("from flows.release import release; d = release(); print(d.verdict, '|', d.reason)").strip()
+
+
+def finish_open_rollout(loop, customers: list[str]) -> None:
+    for _ in range(4):
+        if rollouts.open_rollout(loop.engine) is None:
+            return
+        assert set(ask_many(loop, customers)) == {200}
+        advance(loop)
+
+
+def test_after_the_concept_changed_a_better_candidate_goes_through_a_canary_under_real_requests(shop_loop):
+    scores = pl.read_parquet(sorted((shop_loop.home.lake / "scores").glob("*.parquet"))[-1])
+    customers = scores["customer_id"].sample(400, seed=3).to_list()
+    finish_open_rollout(shop_loop, customers)  # what the retraining may have opened
+    before = rollouts.champion(shop_loop.engine).release_id
+    shop_loop.flow("from datetime import datetime\nfrom flows.lifecycle import lifecycle\n"
+                   "from models.training import TrainingConfig\n"
+                   "lifecycle(datetime(2025, 12, 1), TrainingConfig(window='new', not_before=datetime(2025, 8, 1)))")
+    promotion = read_decisions(shop_loop.engine, gate="promotion")[0].decision
+    assert promotion.verdict == "promote", promotion.reason
+    rollout = rollouts.open_rollout(shop_loop.engine)
+    assert rollout is not None
+    assert (rollout.state, rollout.stage, rollout.champion_id) == ("canary", 0, before)
+    silent = advance(shop_loop)
+    assert silent.startswith("hold"), "no requests, no evidence, no step"
+    assert set(ask_many(shop_loop, customers)) == {200}
+    answered = {shop_loop.get(f"/v1/customers/{one}/churn")[1]["release_id"] for one in customers[:60]}
+    assert answered == {before, rollout.release_id}
+    assert advance(shop_loop).startswith("advance")
+    assert shop_loop.status()["canary"]["version"] == promotion.evidence["model_version"]
+    assert set(ask_many(shop_loop, customers)) == {200}
+    assert advance(shop_loop).startswith("release")
+    assert rollouts.champion(shop_loop.engine).release_id == rollout.release_id
+    assert shop_loop.get(f"/v1/customers/{customers[0]}/churn")[1]["release_id"] == rollout.release_id
+
+
+def test_a_version_is_released_by_hand_through_the_same_judge_and_rolled_back_with_a_reason(shop_loop):
+    live = rollouts.champion(shop_loop.engine).release_id
+    shop_loop.make("release", "VERSION=1", "WHO=ada", "WHY=compare with the first one")
+    rollout = rollouts.open_rollout(shop_loop.engine)
+    assert (rollout.state, rollout.who, rollout.why) == ("canary", "ada", "compare with the first one")
+    refused = shop_loop.make("release", "VERSION=1", "WHO=ada", "WHY=again", check=False)
+    assert refused.returncode != 0
+    shop_loop.make("rollback", "WHO=ada", "WHY=seen enough")
+    assert rollouts.open_rollout(shop_loop.engine) is None
+    assert rollouts.champion(shop_loop.engine).release_id == live
+    last = rollouts.last_rollout(shop_loop.engine)
+    assert (last.state, "seen enough" in last.reason) == ("rolled back", True)
+
+
+def test_a_version_that_does_not_exist_is_refused_with_the_known_ones(shop_loop):
+    refused = shop_loop.make("release", "VERSION=99", "WHO=ada", "WHY=typo", check=False)
+    assert refused.returncode != 0
+    assert "99" in refused.stderr
+    assert refused.stderr.count("error:") == 1
+
+
+def test_cron_deployments_have_scheduled_runs(shop_loop):
+    for flow in ("ingest", "score", "monitor"):
+        runs = shop_loop.prefect("/flow_runs/filter", {
+            "flows": {"name": {"any_": [flow]}}, "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}})
+        assert runs, f"no run of {flow} is scheduled"
+
+
+def test_dollar_home_stays_untouched(shop_loop):
+    from pathlib import Path
+
+    assert [str(path) for path in Path(shop_loop.environment["HOME"]).rglob("*")] == []
+
+
+def test_down_stops_everything_within_fifteen_seconds_and_run_brings_the_champion_back(shop_loop):
+    import psutil
+
+    live = rollouts.champion(shop_loop.engine).release_id
+    begun = time.monotonic()
+    shop_loop.make("down")
+    assert time.monotonic() - begun < 15
+    home = str(shop_loop.home.root)
+    left = [process.info for process in psutil.process_iter(["pid", "cmdline"])
+            if any(home in part for part in process.info["cmdline"] or [])]
+    assert left == []
+    assert "PREFECT_API_URL" not in (shop_loop.home.root.parent / ".env").read_text()
+    assert rollouts.champion(shop_loop.engine).release_id == live
