@@ -85,12 +85,13 @@ def _numbers(rows: pd.DataFrame) -> pd.DataFrame:
     try:
         return rows.astype("float64")
     except (TypeError, ValueError):
+        columns = {}
         for name in rows:
-            try:
-                rows[name].astype("float64")
+            try:  # pandas' own missing value in a column of objects is no float; it is a missing number all the same
+                columns[name] = rows[name].where(rows[name].notna(), np.nan).astype("float64")
             except (TypeError, ValueError):  # the library's message would quote the value
                 raise DataError(f"cannot score rows: {name!r} must be a number") from None
-        raise
+        return pd.DataFrame(columns, index=rows.index)
 
 
 def predict(pipeline: Any, rows: pd.DataFrame, contract: Contract) -> np.ndarray:

@@ -160,7 +160,7 @@ def serve_command(home: Home, tag: str, venv: Path, *, port: int, host: str = "1
                                                                                                dict[str, str]]:
     """Command and whole environment that serve a Bento; the repo is on no path of it.
 
-    The key file `run/customer.key` and the clock file `run/clock` belong to the platform; a release
+    The key file `run/customer-key` and the clock file `run/clock` belong to the platform; a release
     whose key file is missing refuses to start.
     """
     command = [str(venv / "bin" / "bentoml"), "serve", tag, "--host", host, "--port", str(port)]
@@ -169,7 +169,7 @@ def serve_command(home: Home, tag: str, venv: Path, *, port: int, host: str = "1
         **OPTIMISED, **QUIET,
         "BENTOML_HOME": str(root / home.bentoml.relative_to(home.root)),
         "CHURN_CLOCK_FILE": str(root / "run" / "clock"),
-        "CHURN_CUSTOMER_KEY_FILE": str(root / "run" / "customer.key"),
+        "CHURN_CUSTOMER_KEY_FILE": str(root / "run" / "customer-key"),
         "CHURN_FEAST_ONLINE": str(home.feast_online.resolve()),
         "CHURN_FEAST_REGISTRY": home.feast_registry,
         "CHURN_PREDICTION_LOG": str(root / "serving" / "predictions.jsonl"),

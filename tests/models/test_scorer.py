@@ -93,6 +93,12 @@ def test_frames_of_any_dtype_reach_the_pipeline_as_floats_and_plain_words(rows):
     pd.testing.assert_frame_equal(frame, feature_frame(rows, tiny_contract()))
 
 
+def test_pandas_own_missing_value_in_a_column_of_objects_is_a_missing_number():
+    """Found on CDNOW: the warm-up row held one, and the release did not start."""
+    row = pd.DataFrame({"visits": [1], "spend": [pd.NA], "tier": ["gold"]}, dtype=object)
+    assert np.isnan(feature_frame(row, tiny_contract())["spend"][0])
+
+
 def test_features_stand_in_the_order_of_the_contract_with_words_between_numbers(rows):
     contract = tiny_contract()
     turned = replace(contract, snapshot=(*contract.snapshot[:2], contract.snapshot[4], *contract.snapshot[2:4]))

@@ -150,7 +150,7 @@ def home(tmp_path_factory):
     for folder in (home.run, home.serving, home.root / "user"):
         folder.mkdir()
     write_store(home.feast)
-    (home.run / "customer.key").write_bytes(KEY)
+    (home.run / "customer-key").write_bytes(KEY)
     (home.run / "clock").write_text("2025-01-02")
     return home
 
