@@ -8,7 +8,7 @@ STAMP := $(VENV)/.synced
 PYTEST := $(PY) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help run status down release rollback check test bench-memory install
+.PHONY: help run status why down release rollback check test bench-memory bench-run install
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name text; do \
@@ -19,6 +19,9 @@ run: $(STAMP) ## start the local platform and run the lifecycle once; AS_OF=2025
 
 status: $(STAMP) ## what is live, the canary, the last checks, open alarms; JSON=1 for machines
 	@$(PY) -m deploy.local.status $(if $(filter-out 0,$(JSON)),--json)
+
+why: $(STAMP) ## the verdicts behind what is live
+	@$(PY) -m deploy.local.why
 
 down: $(STAMP) ## stop everything `make run` started; data stays
 	@$(PY) -m deploy.local.down
@@ -40,6 +43,9 @@ test: check ## every check and every test
 
 bench-memory: $(STAMP) ## resident memory of the running platform, as PSS
 	@$(PY) -m deploy.local.memory
+
+bench-run: $(STAMP) ## seconds of `make run` by stage, of check and down, and memory: a table (five minutes)
+	@$(PY) -m tests.bench.bench_run
 
 install: $(STAMP) ## only set up what is missing
 

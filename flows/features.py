@@ -52,5 +52,5 @@ def plan_training(context: Context, config: TrainingConfig) -> CutPlan:
     first = first_event(context.contract, home=context.home, engine=context.engine, as_of=context.as_of)
     return plan_cuts(
         context.charter.problem, train_cuts=config.train_cuts or needs.train_cuts, test_cuts=needs.test_cuts,
-        first_event=first, as_of=context.as_of, not_before=config.not_before if config.window == "new" else None,
+        first_event=first, as_of=context.as_of, not_before=config.not_before,
     )

@@ -192,7 +192,7 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             decision = release(version=given.version, who=given.who, why=given.why, strategy=given.strategy)
     except PipelineError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"{decision.gate}: {decision.verdict}: {decision.reason}")
     return 1 if decision.verdict == "refuse" else 0

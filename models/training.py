@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from models.charter import Charter
 from models.contract import Contract
@@ -27,6 +27,18 @@ class TrainingConfig(BaseModel, frozen=True, extra="forbid"):
     window: Literal["combined", "new"] = Field("combined", description="new: only cuts from `not_before` on")
     not_before: datetime | None = Field(None, description="first cut of a `new` window")
     random_state: int = 7
+
+    @field_validator("not_before")
+    @classmethod
+    def _utc(cls, value: datetime | None) -> datetime | None:
+        return value if value is None or value.tzinfo else value.replace(tzinfo=UTC)
+
+    @model_validator(mode="after")
+    def _new_needs_a_date(self) -> TrainingConfig:
+        if (self.window == "new") != (self.not_before is not None):
+            raise ValueError(f"window is {self.window!r} and not_before {self.not_before}: a `new` window needs the "
+                             "date it begins at, a `combined` one has none")
+        return self
 
 
 @dataclass(frozen=True)

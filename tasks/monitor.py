@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -74,7 +75,9 @@ def draw_drift_report(
         drawn = [column for column in report.columns if column.test != "none"]
         if not drawn:
             return f"nothing to draw: {report.problem or 'no column has values on both sides'}"
-        _draw(drawn, read_reference(payload), current, read_release(payload)[0], policy, to)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Evidently's own, of libraries it calls
+            _draw(drawn, read_reference(payload), current, read_release(payload)[0], policy, to)
     except Exception as error:  # the gate fails closed: no report is an alarm, not a detail
         get_run_logger().exception("the drift report failed")
         return f"the report failed: {one_line(error)}"

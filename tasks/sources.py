@@ -99,17 +99,27 @@ def read_table(table: Table, source: TableSource, *, root: Path) -> pl.DataFrame
     Raises:
         DataError: no file, an empty one, one that is not UTF-8, or one that lacks a mapped column.
     """
+    return pl.concat([_read_file(table, source, file) for file in find_files(table.name, source, root=root)])
+
+
+def find_files(table: str, source: TableSource, *, root: Path) -> list[Path]:
+    """The files of a source, sorted by name.
+
+    Raises:
+        DataError: there is none, or one is empty.
+    """
     pattern = source.path if os.path.isabs(source.path) else str(root / source.path)
-    files = sorted(glob.glob(pattern))
+    files = [Path(file) for file in sorted(glob.glob(pattern))]
     if not files:
-        raise DataError(f"cannot read {table.name}: no file matches {pattern}. Put the file there or change its path "
+        raise DataError(f"cannot read {table}: no file matches {pattern}. Put the file there or change its path "
                         "in the sources file")
-    return pl.concat([_read_file(table, source, Path(file)) for file in files])
+    for file in files:
+        if file.stat().st_size == 0:
+            raise DataError(f"cannot read {table}: {file} is empty (0 bytes); a CSV file needs a header and rows")
+    return files
 
 
 def _read_file(table: Table, source: TableSource, file: Path) -> pl.DataFrame:
-    if file.stat().st_size == 0:
-        raise DataError(f"cannot read {table.name}: {file} is empty (0 bytes); a CSV file needs a header and rows")
     try:
         frame = pl.read_parquet(file) if file.suffix == ".parquet" else pl.read_csv(file, infer_schema=False)
     except (pl.exceptions.PolarsError, OSError) as error:

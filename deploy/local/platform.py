@@ -55,6 +55,7 @@ from tasks.processes import (
 )
 
 SERVER, WORKER, MLFLOW, ENVOY = "prefect-server", "worker", "mlflow-ui", "envoy"
+ONE_AT_A_TIME = "retrain"  # as flows/retrain.py names it; importing that would import Prefect here
 PARTS = (SERVER, WORKER, MLFLOW, ENVOY)
 LATER = ("nice", "-n", "5")  # on two cores, what the first flow does not need should not slow it
 PATIENCE = 180  # seconds; a first start on a loaded machine, with migrations, took 27
@@ -141,7 +142,9 @@ def _start_rest(settings: Settings, home: Home, tell: Say) -> None:
     """The worker, the deployments and MLflow's UI: what the first flow does not need."""
     start_program(home, WORKER, worker_command(), environment=worker_environment(settings, home), directory=REPO,
                   stop_seconds=4)
+    _make_retrain_slot(settings, home)
     deploy_flows(settings, home)
+    _follow_open_rollout()
     tell("flows are deployed")
     start_program(home, MLFLOW, [*LATER, *mlflow_command(settings, home)], directory=home.root,
                   environment=program_environment(settings, home))
@@ -152,6 +155,16 @@ def _start_rest(settings: Settings, home: Home, tell: Say) -> None:
 def _worker_online(settings: Settings, home: Home) -> bool:
     workers = prefect_api(settings, home).ask(f"/work_pools/{POOL}/workers/filter", {})
     return any(worker["status"] == "ONLINE" for worker in workers)
+
+
+def _follow_open_rollout() -> None:
+    """Deploying switches the release schedule off; where a rollout is open it must be on."""
+    from flows.release import follow_schedule, release_place
+    from tasks.rollouts import open_rollout
+
+    _, place = release_place()
+    if open_rollout(place.engine) is not None:
+        follow_schedule(place)
 
 
 def wait_ready(
@@ -236,6 +249,16 @@ def _make_pool(settings: Settings, home: Home) -> None:
                                 f"See {log_file(home, SERVER)}") from None
     except OSError as error:
         raise PlatformError(f"cannot make the work pool {POOL!r}: {error}. See {log_file(home, SERVER)}") from None
+
+
+def _make_retrain_slot(settings: Settings, home: Home) -> None:
+    """The limit that lets one retraining run at a time, however it was started; without it each one refuses."""
+    try:
+        prefect_api(settings, home).ask("/v2/concurrency_limits/", {"name": ONE_AT_A_TIME, "limit": 1})
+    except urllib.error.HTTPError as error:
+        if error.code != 409:  # 409: it is there
+            raise PlatformError(f"cannot make the limit {ONE_AT_A_TIME!r}: Prefect answers {error.code} "
+                                f"{error.reason}. See {log_file(home, SERVER)}") from None
 
 
 def _use_server_here() -> None:

@@ -54,6 +54,8 @@ def run(as_of_text: str | None) -> None:
     charter, home = load_place(settings)
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    if not settings.sample:
+        check_sources()  # before anything is started: what can be found out now need not wait for a platform
     with only_run(home):
         print("platform", flush=True)
         with warming_up() as warm_up:
@@ -70,6 +72,20 @@ def run(as_of_text: str | None) -> None:
             raise
         platform.wait()
         print(summary.text())
+
+
+def check_sources() -> None:
+    """The sources file can be used, and every file it names is there.
+
+    Raises:
+        PipelineError: not so.
+    """
+    from flows.context import open_context
+    from tasks.sources import find_files
+
+    context = open_context()
+    for name, source in context.sources.tables.items():
+        find_files(name, source, root=context.root)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,7 @@ from tasks.home import Home
 from tasks.state import open_state
 
 REPO = Path(__file__).parents[2]
+RAN = Path(tempfile.gettempdir()) / f"churn-commands-{os.getpid()}"  # what the README's test looks up
 PORT_NAMES = ("CHURN_API_PORT", "CHURN_PREFECT_PORT", "CHURN_MLFLOW_PORT")
 
 
@@ -34,18 +36,35 @@ class Loop:
 
     def make(self, *words: str, check: bool = True, seconds: float = 420) -> subprocess.CompletedProcess[str]:
         """`make WORDS` with this home's environment; stdout and stderr as text."""
-        done = subprocess.run(["make", "--no-print-directory", *words], cwd=self.repo, env=dict(self.environment),
-                              capture_output=True, text=True, timeout=seconds, check=False)
-        assert done.returncode == 0 or not check, f"make {' '.join(words)}\n{done.stdout}\n{done.stderr}"
-        return done
+        started = self.start(*words)
+        try:
+            stdout, stderr = started.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            started.kill()
+            raise
+        assert started.returncode == 0 or not check, f"make {' '.join(words)}\n{stdout}\n{stderr}"
+        return subprocess.CompletedProcess(words, started.returncode, stdout, stderr)
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """The same, not waited for."""
+        with RAN.open("a", encoding="utf-8") as file:
+            file.write(" ".join(["make", *words]) + "\n")
+        return subprocess.Popen(["make", "--no-print-directory", *words], cwd=self.repo, env=dict(self.environment),
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def status(self) -> dict[str, Any]:
         return dict(json.loads(self.make("status", "JSON=1").stdout))
 
     def flow(self, code: str, seconds: float = 300) -> str:
         """Python in a shell of the repo, as a user of the flows would run it."""
-        done = subprocess.run([str(REPO / ".venv/bin/python"), "-c", code], cwd=self.repo, env=dict(self.environment),
-                              capture_output=True, text=True, timeout=seconds, check=False)
+        # What Prefect reads from `.env` in the repo's root, where `make run` writes it for a plain shell.
+        file = Path(self.environment["CHURN_ENV_FILE"])
+        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        found = dict(line.split("=", 1) for line in lines if "=" in line)
+        prefect = {name: value.strip("'\"") for name, value in found.items()}
+        done = subprocess.run([str(REPO / ".venv/bin/python"), "-c", code], cwd=self.repo,
+                              env={**self.environment, **prefect}, capture_output=True, text=True,
+                              timeout=seconds, check=False)
         assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,8 @@ from tests.tasks.conftest import day
 pytestmark = pytest.mark.service
 
 FOLDERS = (os.environ.get("CDNOW_FOLDER"), REPO / "data/cdnow", REPO.parent / "shared/data/cdnow")
-FOLDER = next((Path(folder) for folder in FOLDERS if folder and (Path(folder) / "cdnow_transactions.csv").exists()), None)
+FOUND = [Path(folder) for folder in FOLDERS if folder and (Path(folder) / "cdnow_transactions.csv").exists()]
+FOLDER = FOUND[0] if FOUND else None
 ROWS = 69_659
 
 
@@ -69,8 +71,9 @@ def test_the_same_command_runs_the_loop_on_cdnow(tmp_path):
 
 def test_from_python_without_a_platform_an_earlier_cut_goes_as_far_as_the_gate(tmp_path):
     loop = example(tmp_path, 24440)
-    printed = loop.flow("from datetime import datetime\nfrom flows.lifecycle import lifecycle\n"
-                        "print(lifecycle(as_of=datetime(1998, 4, 1)).text())")
+    code = re.search(r"```python\n(.*?)```", (REPO / "README.md").read_text(encoding="utf-8"), re.DOTALL).group(1)
+    assert "datetime(2025, 2, 1)" in code
+    printed = loop.flow(code.replace("datetime(2025, 2, 1)", "datetime(1998, 4, 1)"))
     assert "a release needs a running platform, `make run`" in printed
     decision = read_decisions(loop.engine, gate="promotion")[0].decision
     assert (decision.evidence["train_cuts"], decision.evidence["test_cuts"]) == ("1997-10-01", "1998-01-01")
