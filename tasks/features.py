@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import io
+import sqlite3
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import closing, contextmanager, redirect_stdout
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -48,6 +49,8 @@ def apply_features(contract: Contract, home: Home) -> None:
 
     with _serialised(home):
         open_store(home).apply(list(feast_objects(contract, str(snapshot_folder(home, contract.fingerprint)))))
+        with closing(sqlite3.connect(home.feast_online)) as online:  # readers go on while a snapshot is put online
+            online.execute("PRAGMA journal_mode=WAL")
 
 
 def materialize_snapshot(contract: Contract, home: Home, cut: datetime) -> int:

@@ -1,12 +1,20 @@
 from __future__ import annotations
 
+import os
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
 import pytest
 
 from feature_repo.contract import Snapshot
 from models.errors import DataError
 from tasks.features import apply_features, join_point_in_time, materialize_snapshot, open_store
+from tasks.lake import snapshot_folder
 from tasks.snapshots import build_snapshot, read_labels
-from tests.tasks.conftest import Shop, day
+from tests.tasks.conftest import REPO, Shop, day
 
 CUTS = ("2024-02-01", "2024-03-01")
 
@@ -64,3 +72,29 @@ def test_every_feature_stands_in_the_registry_with_description_unit_and_owner(fi
         assert fields[column.name].description == column.description
         assert fields[column.name].tags["unit"] == column.unit
     assert view.owner
+
+
+def test_the_online_store_can_be_read_while_it_is_written(filled):
+    materialize_snapshot(filled.contract, filled.home, day("2024-03-01"))
+    with closing(sqlite3.connect(filled.home.feast_online)) as writer, closing(
+            sqlite3.connect(filled.home.feast_online, timeout=0)) as reader:
+        table = writer.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchone()[0]
+        writer.execute("BEGIN EXCLUSIVE")
+        assert reader.execute(f'SELECT count(*) FROM "{table}"').fetchone()[0] > 0
+
+
+@pytest.mark.service
+def test_the_feast_command_works_on_the_same_definitions(filled):
+    environment = {
+        **os.environ, "PYTHONPATH": str(REPO), "FEAST_REGISTRY_PATH": filled.home.feast_registry,
+        "FEAST_ONLINE_PATH": str(filled.home.feast_online),
+        "FEAST_SNAPSHOTS": str(snapshot_folder(filled.home, filled.contract.fingerprint)),
+    }
+    feast = [str(Path(sys.executable).parent / "feast"), "-c", str(REPO / "feature_repo")]
+    planned = subprocess.run([*feast, "plan"], env=environment, capture_output=True, text=True, check=False,
+                             timeout=120)
+    assert planned.returncode == 0, planned.stderr
+    assert "No changes" in planned.stdout
+    listed = subprocess.run([*feast, "feature-services", "list"], env=environment, capture_output=True, text=True,
+                            check=True, timeout=120)
+    assert filled.contract.service_name in listed.stdout
