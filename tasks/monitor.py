@@ -103,7 +103,7 @@ def _draw(
     )
     sides = [Dataset.from_pandas(_drawable(side[names]), data_definition=definition) for side in (current, reference)]
     tests = {column.name: _register_test(column, policy) for column in columns}
-    any_column = 1 / len(names)  # one flagged column is a drifted data set, on this page
+    any_column = 1 / len(names)  # one column that moved and matters is a drifted data set, on this page
     run = Report([DataDriftPreset(columns=names, per_column_method=tests, drift_share=any_column)]).run(*sides)
     to.parent.mkdir(parents=True, exist_ok=True)
     beside = to.with_name(f".{to.stem}.{os.getpid()}.html")
@@ -127,13 +127,14 @@ def _register_test(column: ColumnDrift, policy: DriftPolicy) -> str:
     name = f"churn:{column.name}"
     moved = f", missing {column.missing_change:+.1%}" if column.missing_change else ""
     moved += f", new levels {column.new_share:.1%}" if column.new_share else ""
+    moved += ", moved but harmless" if column.flagged and not column.matters else ""
     test = StatTest(
         name=name,
         display_name=f"quantile PSI ({column.test} p = {column.p_value:.2g}{moved})",
         allowed_feature_types=[ColumnType.Numerical, ColumnType.Categorical],
         default_threshold=policy.least_psi,
     )
-    register_stattest(test, lambda *_: (column.psi, column.flagged))
+    register_stattest(test, lambda *_: (column.psi, column.matters))
     return name
 
 

@@ -55,3 +55,9 @@ def test_a_new_window_leaves_out_what_was_before_the_change():
     plan = plan_cuts(MONTHLY, train_cuts=6, test_cuts=1, first_event=START, as_of=day("2025-11-01"),
                      not_before=day("2025-08-01"))
     assert plan.train == (day("2025-08-01"),)
+
+
+def test_cuts_are_counted_from_january_of_each_year():
+    cuts = regular_cuts(Problem(horizon_days=30, snapshot_every_months=5), first_event=day("2024-01-01"),
+                        until=day("2025-12-31"))
+    assert [f"{cut:%Y-%m}" for cut in cuts] == ["2024-06", "2024-11", "2025-01", "2025-06", "2025-11"]

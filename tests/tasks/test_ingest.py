@@ -40,6 +40,12 @@ def test_a_quarantined_row_keeps_its_text_its_file_and_its_line(shop):
     assert (row["amount"], row["_file"], row["_line"], row["dimensions"]) == ("ten", "a.csv", 3, "accuracy")
 
 
+def test_a_spoiled_copy_that_stands_first_does_not_push_out_the_good_row_of_its_key(shop):
+    shop.write("orders", "o1,c1,2024-01-10,1,-10.00,2024-01-10", "o1,c1,2024-01-10,1,10.00,2024-01-10")
+    assert shop.ingest(FIRST).counts["orders"].kept == 1
+    assert reasons(shop) == ["amount is not between 0 and 1,000,000"]
+
+
 def test_every_row_is_kept_quarantined_or_dropped_as_re_delivered(shop):
     good = "o1,c1,2024-01-10,1,10.00,2024-01-10"
     shop.write("orders", good, good, "o2,c1,2024-01-11,1,-3,2024-01-11")
