@@ -11,6 +11,7 @@ from models.charter import Charter, Problem, Value
 from models.contract import Column, Contract
 from models.cuts import CutPlan
 from models.errors import DataError
+from models.estimators import out_of_fold
 from models.training import TrainingConfig, check_enough, fit_candidate, split_rows
 
 CUTS = [datetime(2024, month, 1, tzinfo=UTC) for month in (1, 2, 3)]
@@ -76,8 +77,16 @@ def test_shuffled_labels_teach_nothing():
     assert abs(found.metrics.auc - 0.5) < 0.1
 
 
-def test_the_threshold_lets_about_the_budget_through(candidate):
-    assert 20 <= (candidate.probability >= candidate.threshold).sum() <= 70
+def test_the_threshold_is_the_budget_of_one_cut_among_rows_the_model_had_not_seen(candidate):
+    train, _ = split_rows(rows(), PLAN)
+    scores = out_of_fold(candidate.estimator, train, train["left"].to_numpy(), CONTRACT, random_state=7)
+    latest = scores[(train["event_timestamp"] == CUTS[1]).to_numpy()]
+    assert (latest >= candidate.threshold).sum() == CHARTER.value.contact_budget
+
+
+def test_the_estimator_with_the_least_cross_validated_loss_is_chosen(candidate):
+    assert candidate.validation_loss[candidate.estimator] == min(candidate.validation_loss.values())
+    assert len(set(candidate.validation_loss.values())) == 2
 
 
 def test_too_few_labels_say_how_many_there_are_how_many_are_needed_and_when_there_may_be_more():
