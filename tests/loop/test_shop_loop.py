@@ -51,6 +51,8 @@ def test_status_says_what_is_live_as_one_object_within_three_seconds(shop_loop):
     assert status["last_runs"]["lifecycle"]["state"].lower() == "completed"
     assert status["alarms"] == []
     assert {"prefect", "mlflow", "api"} <= set(status["urls"])
+    told = shop_loop.make("status").stdout
+    assert f"champion   version 1 ({status['champion']['release_id']})" in told
 
 
 def test_batch_scores_agree_with_the_api(shop_loop):

@@ -1,3 +1,4 @@
+import contextlib
 import http.client
 import json
 import os
@@ -94,9 +95,12 @@ def test_the_serving_environment_names_every_place_and_not_the_repo(tmp_path):
 
 
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Out of a range no outgoing connection takes its port from: such a one could be gone again before it is used."""
+    for port in range(24100, 24200):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port free from 24100 to 24199")
 
 
 class Release:
@@ -265,9 +269,9 @@ def test_a_golden_row_off_by_a_millionth_is_never_ready_and_says_why_once(home, 
 
 @pytest.mark.service
 def test_a_worker_ends_with_its_parent(home, packaged):
-    release = Release(home, *packaged)
+    release, workers = Release(home, *packaged), []
     try:
-        assert release.wait() is not None
+        assert release.wait() is not None, release.log.read_text()
         workers = psutil.Process(release.process.pid).children(recursive=True)
         assert workers
         release.process.send_signal(signal.SIGKILL)
