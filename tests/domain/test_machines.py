@@ -29,7 +29,8 @@ def test_another_domain_needs_nothing_but_feature_repo_and_a_charter(tmp_path):
     shutil.copy(MACHINES / "charter.yaml", repo / "charter.yaml")
     (repo / ".venv").symlink_to(REPO / ".venv")
     write_readings(tmp_path / "data/readings.csv")
-    loop = make_loop(tmp_path, 24450, repo=repo, READINGS_FOLDER=str(tmp_path / "data"))
+    loop = make_loop(tmp_path, 24450, repo=repo, shared_venvs=tmp_path.parent / "venvs",
+                     READINGS_FOLDER=str(tmp_path / "data"))
     try:
         printed = loop.make("run").stdout
         decision = read_decisions(loop.engine, gate="promotion")[0].decision

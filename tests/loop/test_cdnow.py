@@ -36,7 +36,7 @@ def cdnow() -> Path:
 
 
 def example(folder: Path, port: int):
-    return make_loop(folder, port, CHURN_SOURCES="examples/cdnow/sources.yaml",
+    return make_loop(folder, port, shared_venvs=folder.parent / "venvs", CHURN_SOURCES="examples/cdnow/sources.yaml",
                      CHURN_CHARTER="examples/cdnow/charter.yaml", CDNOW_FOLDER=str(FOLDER))
 
 

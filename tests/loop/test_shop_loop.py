@@ -224,8 +224,9 @@ def test_down_stops_everything_within_fifteen_seconds_and_run_brings_the_champio
     shop_loop.make("down")
     assert time.monotonic() - begun < 15
     home = str(shop_loop.home.root)
-    left = [process.info for process in psutil.process_iter(["pid", "cmdline"])
-            if any(home in part for part in process.info["cmdline"] or [])]
+    left = [process.info["cmdline"] for process in psutil.process_iter(["cmdline", "environ"])
+            if any(home in part for part in [*(process.info["cmdline"] or []),
+                                             *(process.info["environ"] or {}).values()])]
     assert left == []
     assert "PREFECT_API_URL" not in (shop_loop.home.root.parent / ".env").read_text()
     assert rollouts.champion(shop_loop.engine).release_id == live
