@@ -13,7 +13,7 @@ from feature_repo.contract import CONTRACT, FOLDER
 from flows.settings import REPO, Settings, load_place, load_settings
 from models.charter import Charter
 from models.contract import Contract
-from tasks.clock import as_utc, platform_now
+from tasks.clock import as_utc, data_now, platform_now
 from tasks.home import Home
 from tasks.sources import Sources, load_sources
 from tasks.state import open_state
@@ -37,8 +37,8 @@ class Context:
         return REPO
 
 
-def open_context(as_of: datetime | None = None) -> Context:
-    """Read the environment; `as_of` None means the platform clock.
+def open_context(as_of: datetime | None = None, *, ingesting: bool = False) -> Context:
+    """Read the environment; `as_of` None means the last load, and when `ingesting` the platform clock.
 
     Raises:
         ConfigError: settings, charter or sources cannot be used.
@@ -48,5 +48,7 @@ def open_context(as_of: datetime | None = None) -> Context:
     engine = open_state(home.state_url)
     path = settings.sources or FOLDER / "sources.yaml"
     sources = load_sources(path, CONTRACT, variables={**os.environ, "CHURN_HOME": str(home.root)})
-    moment = as_utc(as_of) if as_of else platform_now(engine, charter)
-    return Context(settings, charter, home, engine, sources, CONTRACT.effective(sources.tables), moment)
+    now = platform_now if ingesting else data_now
+    moment = as_utc(as_of) if as_of else now(engine, charter)
+    contract = CONTRACT.effective(sources.tables, eligible_within_days=charter.problem.eligible_within_days)
+    return Context(settings, charter, home, engine, sources, contract, moment)

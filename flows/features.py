@@ -34,7 +34,7 @@ def take_snapshot(context: Context, contract: Contract, cut: datetime) -> Path:
     """The features of every customer at a cut; one that exists is left alone."""
     own = contract.fingerprint == context.contract.fingerprint
     return build_snapshot(
-        contract, Snapshot if own else None, problem=context.charter.problem, home=context.home,
+        contract, Snapshot if own else None, home=context.home,
         engine=context.engine, cut=cut,
     )
 
@@ -51,6 +51,6 @@ def plan_training(context: Context, config: TrainingConfig) -> CutPlan:
     needs = context.charter.training
     first = first_event(context.contract, home=context.home, engine=context.engine, as_of=context.as_of)
     return plan_cuts(
-        context.charter.problem, train_cuts=config.train_cuts or needs.train_cuts, test_cuts=needs.test_cuts,
+        context.charter.problem, train_cuts=config.train_cuts or needs.train_cuts,
         first_event=first, as_of=context.as_of, not_before=config.not_before,
     )

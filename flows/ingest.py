@@ -20,7 +20,7 @@ from tasks.state import record_decision
 @flow(name="ingest")
 def ingest(as_of: datetime | None = None) -> Load:
     """Load what arrived by `as_of` and is not in the lake yet; the same `as_of` again changes nothing."""
-    context = open_context(as_of)
+    context = open_context(as_of, ingesting=True)
     if needs_sample_world(context):
         write_sample_world(context)
     load = load_sources_into_lake(context)

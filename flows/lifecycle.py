@@ -18,6 +18,7 @@ from models.decision import Decision
 from models.training import TrainingConfig
 from tasks import rollouts
 from tasks.processes import supervisor_running
+from tasks.state import record_decision
 
 
 @flow(name="lifecycle")
@@ -27,7 +28,7 @@ def lifecycle(as_of: datetime | None = None, config: TrainingConfig = DEFAULT_CO
     Without a running platform it ends at the promotion gate: a release needs processes to serve it.
     """
     stages = Stages()
-    context = open_context(as_of)
+    context = open_context(as_of, ingesting=True)
     with stages("ingest"):
         load = ingest(context.as_of)
     with stages("features"):
@@ -48,7 +49,14 @@ def lifecycle(as_of: datetime | None = None, config: TrainingConfig = DEFAULT_CO
 
 
 def release_winner(context: Context, promotion: Decision) -> Decision:
-    """Open a rollout for a promoted version, unless one is open; else advance what is open."""
-    if promotion.verdict == "promote" and rollouts.open_rollout(context.engine) is None:
-        return release(version=int(promotion.evidence["model_version"] or 0), who="lifecycle", why=promotion.reason)
-    return release()
+    """Open a rollout for a promoted version; where one is open already advance that, and say that the version waits."""
+    if promotion.verdict != "promote":
+        return release()
+    version = int(promotion.evidence["model_version"] or 0)
+    if rollouts.open_rollout(context.engine) is None:
+        return release(version=version, who="lifecycle", why=promotion.reason)
+    advanced = release()
+    waits = Decision(advanced.gate, advanced.verdict, f"{advanced.reason}; version {version} was promoted meanwhile "
+                     f"and waits: `make release VERSION={version} WHO=name WHY=text` once this rollout is over")
+    record_decision(context.engine, waits, as_of=context.as_of, subject=str(version))
+    return waits

@@ -14,7 +14,7 @@ from models.charter import Charter
 from models.decision import Decision
 from models.drift import DriftReport
 from models.errors import PipelineError
-from tasks.clock import as_utc, platform_now
+from tasks.clock import as_utc, data_now
 from tasks.events import emit_retrain_event, open_retrain_decisions
 from tasks.home import Home
 from tasks.lake import stamp
@@ -31,7 +31,7 @@ def monitor(as_of: datetime | None = None) -> Decision:
     """
     charter, home = load_place(load_settings())
     engine = open_state(home.state_url)
-    as_of = as_utc(as_of) if as_of else platform_now(engine, charter)
+    as_of = as_utc(as_of) if as_of else data_now(engine, charter)
     try:
         scored = read_scored(home, engine, as_of)
     except PipelineError as error:
@@ -76,7 +76,7 @@ def ask_for_retraining(charter: Charter, engine: sa.Engine) -> None:
 
     The newest stands for all: the others would train on the same day's data.
     """
-    waiting = open_retrain_decisions(engine, charter.drift, platform_now(engine, charter))
+    waiting = open_retrain_decisions(engine, charter.drift, data_now(engine, charter))
     if waiting:
         emit_retrain_event(waiting[0].decision_id, charter_name=charter.name)
     else:

@@ -187,7 +187,9 @@ def main(arguments: list[str] | None = None) -> int:
                                 "`make run`")
         if given.rollback:  # without Prefect's server: it must work when that does not
             decision = roll_back(place, who=given.who, why=given.why)
-            record_decision(place.engine, decision, as_of=platform_now(place.engine, charter))
+            serving = rollouts.champion(place.engine)  # what is live now is live because of this
+            record_decision(place.engine, decision, as_of=platform_now(place.engine, charter),
+                            subject=serving.release_id if serving else None)
             mirror_champion(place.home, model_name=charter.name, version=champion_version(place))
         else:
             decision = release(version=given.version, who=given.who, why=given.why, strategy=given.strategy)

@@ -15,7 +15,7 @@ from flows.settings import load_place, load_settings
 from flows.train import train
 from models.charter import Charter
 from models.decision import Decision
-from tasks.clock import platform_now
+from tasks.clock import data_now
 from tasks.events import one_line, refusal
 from tasks.rollouts import open_rollout
 from tasks.state import open_state, read_decision, record_decision, use_decision
@@ -32,7 +32,7 @@ def retrain(decision_id: str) -> Decision:
     """
     charter, home = load_place(load_settings())
     engine = open_state(home.state_url)
-    as_of = platform_now(engine, charter)
+    as_of = data_now(engine, charter)
     with ExitStack() as slot:
         busy = _take_slot(slot)
         answer = accept_or_refuse(decision_id, busy, charter, engine, as_of)

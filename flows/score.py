@@ -34,6 +34,7 @@ def show_actions(scores: Path) -> None:
     """How many are contacted or left, and why, as a Prefect artifact."""
     counts = pl.read_parquet(scores).group_by("decision", "why").agg(
         pl.len().alias("customers"), pl.col("churn_probability").mean().round(3).alias("mean probability"),
+        pl.col("within_budget").sum().alias("within budget"),
         pl.col("expected_value").sum().round(0).alias("expected value"),
     ).sort("decision", "why")
     create_table_artifact(key="scores", table=counts.to_dicts(), description=f"Decisions in {scores.name}")

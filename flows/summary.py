@@ -68,7 +68,8 @@ def summarise(
                   f"({evidence['baseline_column']}) {_number(evidence, 'baseline_auc'):.3f}, tested on "
                   f"{evidence['test_cuts']}"),
         ("value", f"{_number(evidence, 'monthly_value'):+,.0f} a month expected from the top "
-                  f"{context.charter.value.contact_budget:,} customers"),
+                  f"{context.charter.value.contact_budget:,} customers; the charter claims "
+                  f"{context.charter.value.monthly:+,.0f}"),
         ("gate", f"{promotion.verdict}: {promotion.reason}"),
     ]
     if rollout is None:
@@ -78,6 +79,11 @@ def summarise(
         live = rollouts.read_release(context.engine, champion.release_id) if champion else None
         shown = f"version {live.model_version} ({live.release_id}), AUC {live.auc:.3f}" if live else "nothing"
         lines.append(("live", shown))
+    scores = scores_partition(context.home, context.as_of)
+    if champion and scores.exists():
+        contacts = pl.read_parquet(scores).filter(pl.col("decision") == "contact")
+        lines.append(("contacts", f"{len(contacts):,} are worth one, {contacts['within_budget'].sum():,} within the "
+                                  f"budget of {context.charter.value.contact_budget:,}"))
     if drift is not None:
         lines.append(("drift", f"{drift.verdict}: {drift.reason}"))
     if rollout is not None:

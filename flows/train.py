@@ -72,7 +72,7 @@ def train_and_judge(context: Context, plan: CutPlan, training_set: Path, config:
             tags={"as_of": context.as_of.isoformat(), "dataset_version": dataset, "training_set": training_set.name},
             rows={"train": len(train_rows), "test": len(test_rows)},
         )
-        log_plots(candidate, test_rows, context.contract, context.home)
+        log_plots(candidate, test_rows, context.contract)
         decision = compare(context, candidate, test_rows, config)
         monthly = candidate.metrics.value / context.charter.problem.snapshot_every_months
         version = None
@@ -103,7 +103,7 @@ def refuse_too_little(context: Context, train_rows: pd.DataFrame, test_rows: pd.
     """Stop before a model is fitted on too few mature labels."""
     first = first_event(context.contract, home=context.home, engine=context.engine, as_of=context.as_of)
     problem = context.charter.problem
-    later = max(first_sufficient(problem, test_cuts=context.charter.training.test_cuts, first_event=first),
+    later = max(first_sufficient(problem, first_event=first),
                 context.as_of + problem.horizon)
     check_enough(train_rows, test_rows, context.contract, context.charter, as_of=context.as_of, next_as_of=later)
 
@@ -112,7 +112,7 @@ def compare(context: Context, candidate: Candidate, test: pd.DataFrame, config: 
     """The gate: against the champion on the same rows, or where there is none against the best single column."""
     contract, charter = context.contract, context.charter
     y, entities = test[contract.label].to_numpy(), test[contract.entity_key].to_numpy()
-    champion = champion_probability(test, contract, charter=charter, home=context.home, engine=context.engine)
+    champion = champion_probability(test, contract, home=context.home, engine=context.engine)
     if champion is None:
         return judge_first(
             y, candidate.probability, candidate.baseline.score(test), entities, metrics=candidate.metrics,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal, get_args
 
 from models.errors import ConfigError
@@ -72,6 +72,7 @@ class Contract:
     tables: tuple[Table, ...]
     snapshot: tuple[Column, ...]
     sql: Mapping[str, str]
+    parameters: Mapping[str, int | None] = field(default_factory=dict)  # the charter's, which the SQL uses by name
     absent: tuple[str, ...] = ()  # optional tables the source lacks; the SQL finds them empty
 
     @property
@@ -119,8 +120,8 @@ class Contract:
         """The Feast feature service of exactly this contract."""
         return f"churn_{self.fingerprint}"
 
-    def effective(self, present: Iterable[str]) -> Contract:
-        """The contract of a source that has only the tables `present`.
+    def effective(self, present: Iterable[str], **parameters: int | None) -> Contract:
+        """The contract of a source that has only the tables `present`, with the charter's parameters of the SQL.
 
         Raises:
             ConfigError: a table that is not optional is missing.
@@ -132,7 +133,7 @@ class Contract:
                               "sources file")
         absent = {table.name for table in self.tables} - have
         kept = tuple(column for column in self.snapshot if column.table not in absent)
-        return replace(self, snapshot=kept, absent=tuple(sorted(absent)))
+        return replace(self, snapshot=kept, absent=tuple(sorted(absent)), parameters=parameters)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
@@ -150,6 +151,7 @@ class Contract:
             snapshot=tuple(_column(column) for column in raw["snapshot"]),
             sql=raw["sql"],
             absent=tuple(raw["absent"]),
+            parameters=raw["parameters"],
         )
 
     @staticmethod

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Final
 
 from models.charter import Problem
 from models.errors import DataError
+
+TEST_CUTS: Final = 1  # latest mature cut held out: one cut is what one contact budget is spent on
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ def regular_cuts(problem: Problem, *, first_event: datetime, until: datetime) ->
 
 
 def plan_cuts(
-    problem: Problem, *, train_cuts: int, test_cuts: int, first_event: datetime, as_of: datetime,
+    problem: Problem, *, train_cuts: int, test_cuts: int = TEST_CUTS, first_event: datetime, as_of: datetime,
     not_before: datetime | None = None,
 ) -> CutPlan:
     """Hold out the latest mature cuts, and train on the latest ones whose label windows end before them.
@@ -66,7 +69,7 @@ def plan_cuts(
     )
 
 
-def first_sufficient(problem: Problem, *, test_cuts: int, first_event: datetime) -> datetime:
+def first_sufficient(problem: Problem, *, test_cuts: int = TEST_CUTS, first_event: datetime) -> datetime:
     """The earliest `as_of` with `test_cuts` mature cuts and one training cut a horizon before them."""
     year_later = datetime(first_event.year + 3 + test_cuts, 1, 1, tzinfo=UTC)
     cuts = regular_cuts(problem, first_event=first_event, until=year_later)

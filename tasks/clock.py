@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from models.charter import Charter
 from models.errors import ConfigError
 from tasks.home import Home
-from tasks.state import read_clock, set_clock
+from tasks.state import last_load, read_clock, set_clock
 
 
 def platform_now(engine: sa.Engine, charter: Charter) -> datetime:
@@ -21,6 +21,14 @@ def platform_now(engine: sa.Engine, charter: Charter) -> datetime:
     if charter.problem.first_as_of is None:
         return datetime.now(UTC)
     return read_clock(engine) or charter.problem.first_as_of
+
+
+def data_now(engine: sa.Engine, charter: Charter) -> datetime:
+    """The `as_of` of the last load: what every flow but ingest means by now.
+
+    By wall time each flow would else look at a moment of its own, later than anything that was loaded.
+    """
+    return last_load(engine) or platform_now(engine, charter)
 
 
 def move_clock(engine: sa.Engine, charter: Charter, home: Home, as_of: datetime) -> None:

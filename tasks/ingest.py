@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,7 @@ def ingest_sources(
         entities[table.name] = pl.concat([
             _entities(batches[table.name].kept, contract), _entities(earlier, contract)
         ])
+    _refuse_old(contract, batches, home, engine, charter, as_of)
     for name, batch in batches.items():
         write_partition(batch.kept, raw_partition(home, name, as_of))
         write_partition(batch.quarantined, quarantine_partition(home, name, as_of))
@@ -247,14 +248,24 @@ def _refuse_bulk(table: Table, bad: int, rows: int, faults: pl.DataFrame, charte
                         f"{limit:.1%}; most often: {common[0]} ({common[1]:,}). Mend the source; nothing was written")
 
 
-def newest_event(home: Home, engine: sa.Engine, contract: Contract) -> datetime | None:
-    """The latest event of any kept row, or None."""
-    latest = [
-        pl.scan_parquet(raw_partition(home, table.name, load.as_of)).select(pl.col(event_column(table).name).max())
-        .collect().item()
-        for load in committed_loads(engine) for table in contract.present if table.name in load.counts
-    ]
-    moments = [moment for moment in latest if moment is not None]
-    return max(moments).astimezone(UTC) if moments else None
+def _refuse_old(
+    contract: Contract, batches: Mapping[str, _Batch], home: Home, engine: sa.Engine, charter: Charter, as_of: datetime
+) -> None:
+    """A feed that has stopped looks like customers who have left: refuse it, table by table that every source has."""
+    limit = timedelta(days=charter.requirements.max_data_age_days)
+    for table in contract.present:
+        if table.optional:
+            continue
+        event = event_column(table).name
+        frames = [batches[table.name].kept.lazy(), *(
+            pl.scan_parquet(raw_partition(home, table.name, load.as_of)) for load in committed_loads(engine)
+            if table.name in load.counts
+        )]
+        newest = max((moment for frame in frames for moment in [frame.select(pl.col(event).max()).collect().item()]
+                      if moment is not None), default=None)
+        if newest is None or as_of - newest > limit:
+            seen = "it has no rows" if newest is None else f"its newest event is of {newest:%Y-%m-%d}"
+            raise DataError(f"cannot ingest {table.name} as of {as_of:%Y-%m-%d}: {seen}, at most {limit.days} days old "
+                            "may it be (max_data_age_days). Mend the feed or use an earlier AS_OF; nothing was written")
 
 

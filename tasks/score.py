@@ -47,7 +47,7 @@ def serving_contracts(home: Home, engine: sa.Engine, *, besides: Contract) -> li
 
 
 def champion_probability(
-    test: pd.DataFrame, contract: Contract, *, charter: Charter, home: Home, engine: sa.Engine
+    test: pd.DataFrame, contract: Contract, *, home: Home, engine: sa.Engine
 ) -> np.ndarray | None:
     """The champion's score of each test row, shape (n,), by its own features; None where nothing is champion.
 
@@ -61,7 +61,7 @@ def champion_probability(
     if payload.contract.fingerprint != contract.fingerprint:
         cuts = sorted(test["event_timestamp"].unique())
         frames = [
-            pl.read_parquet(build_snapshot(payload.contract, None, problem=charter.problem, home=home, engine=engine,
+            pl.read_parquet(build_snapshot(payload.contract, None, home=home, engine=engine,
                                            cut=pd.Timestamp(cut).to_pydatetime())).to_pandas()
             for cut in cuts
         ]
@@ -78,6 +78,9 @@ def champion_probability(
 def score_snapshot(*, charter: Charter, home: Home, engine: sa.Engine, as_of: datetime) -> Path:
     """Score everybody in the snapshot of `as_of` with the champion: probability, decision, why, expected value, rank.
 
+    A decision is the API's, by the release's threshold; `within_budget` marks the first contacts the budget has
+    room for.
+
     The same `as_of` and champion give the same bytes.
 
     Raises:
@@ -88,7 +91,7 @@ def score_snapshot(*, charter: Charter, home: Home, engine: sa.Engine, as_of: da
         raise DataError("cannot score: no release is champion. Run `make run` first")
     payload = load_payload(package.bento_payload(home, champion.release_id))
     contract = payload.contract
-    rows = pl.read_parquet(build_snapshot(contract, None, problem=charter.problem, home=home, engine=engine, cut=as_of))
+    rows = pl.read_parquet(build_snapshot(contract, None, home=home, engine=engine, cut=as_of))
     probability = predict(payload.pipeline, rows.to_pandas(), contract)
     entities = rows[contract.entity_key].to_list()
     answers = decide_all(probability, entities, rows[contract.eligible].to_list(), payload.policy)
@@ -106,6 +109,10 @@ def score_snapshot(*, charter: Charter, home: Home, engine: sa.Engine, as_of: da
     scores = scores.sort(
         standing, "expected_value", contract.entity_key, descending=[False, True, False]
     ).with_row_index("rank", offset=1)
+    # The threshold was chosen before this cut: where it lets more through than the budget, the first ones by rank go.
+    scores = scores.with_columns(
+        ((pl.col("decision") == "contact") & (pl.col("rank") <= charter.value.contact_budget)).alias("within_budget")
+    )
     path = scores_partition(home, as_of)
     write_partition(scores, path)
     return path

@@ -23,6 +23,7 @@ from tasks.home import Home
 from tasks.ingest import CREATED, KEY, committed_loads
 from tasks.lake import raw_partition, snapshot_partition, write_partition
 from tasks.sources import POLARS_TYPES
+from tasks.state import last_load
 from tasks.validate import event_column
 
 MEMORY_LIMIT: Final = "4GB"
@@ -33,7 +34,7 @@ _SQL_TYPES: Final = {
 
 
 def build_snapshot(
-    contract: Contract, schema: Any, *, problem: Problem, home: Home, engine: sa.Engine, cut: datetime
+    contract: Contract, schema: Any, *, home: Home, engine: sa.Engine, cut: datetime
 ) -> Path:
     """The partition of a cut, computed if it is not there yet; a published one is never rewritten.
 
@@ -47,8 +48,9 @@ def build_snapshot(
     """
     path = snapshot_partition(home, contract.fingerprint, cut)
     if not path.exists():
+        _refuse_unloaded(engine, cut)
         frame = _query(contract, "snapshot.sql", home=home, engine=engine, known_by=cut, happened_before=cut,
-                       values={"cut": cut, "eligible_within_days": problem.eligible_within_days})
+                       values={"cut": cut, **contract.parameters})
         write_partition(_conform(frame, contract, schema, cut), path)
     return path
 
@@ -61,6 +63,7 @@ def read_labels(
     Raises:
         DataError: a cut whose label is not mature at `as_of`.
     """
+    _refuse_unloaded(engine, as_of)
     frames = []
     for cut in cuts:
         if cut + problem.maturity > as_of:
@@ -71,6 +74,14 @@ def read_labels(
         frames.append(frame.select(contract.entity_key, pl.lit(cut, dtype=POLARS_TYPES["timestamp"]).alias(
             "event_timestamp"), pl.col(contract.label).cast(pl.Boolean)))
     return pl.concat(frames).sort("event_timestamp", contract.entity_key)
+
+
+def _refuse_unloaded(engine: sa.Engine, moment: datetime) -> None:
+    # What has not been loaded yet would be taken for what did not happen, and a snapshot is never rewritten.
+    load = last_load(engine)
+    if load is None or moment > load:
+        known = "nothing was loaded" if load is None else f"the last load is of {load:%Y-%m-%d}"
+        raise DataError(f"cannot look at the data as of {moment:%Y-%m-%d}: {known}. Run ingest first")
 
 
 def first_event(contract: Contract, *, home: Home, engine: sa.Engine, as_of: datetime) -> datetime:

@@ -17,6 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from models.decision import Decision
+from models.errors import PlatformError
 
 METADATA = sa.MetaData()
 
@@ -78,13 +79,21 @@ USED_DECISIONS = sa.Table(
 
 @lru_cache(maxsize=8)
 def open_state(url: str) -> sa.Engine:
-    """The store at `url`, made and migrated if it is new."""
+    """The store at `url`, made if it is new.
+
+    Raises:
+        PlatformError: it cannot be read; an unreadable ledger is never taken for an empty one.
+    """
     if url.startswith("sqlite:///"):
         Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(url)
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _sqlite_pragmas)
-    METADATA.create_all(engine)
+    try:
+        METADATA.create_all(engine)
+    except sa.exc.DatabaseError as error:
+        raise PlatformError(f"cannot use our state at {engine.url.database}: {str(error.orig).splitlines()[0]}. "
+                            "Restore the file from a backup, or set CHURN_HOME to another folder") from error
     return engine
 
 

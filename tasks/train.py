@@ -9,7 +9,6 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -19,7 +18,6 @@ import pandas as pd
 from models.charter import Charter
 from models.contract import Contract
 from models.decision import Decision
-from models.metrics import Metrics
 from models.training import Candidate, TrainingConfig
 from tasks.home import Home
 
@@ -30,24 +28,8 @@ REFERENCE_ROWS: Final = 5000
 GOLDEN_ROWS: Final = 50
 
 
-@dataclass(frozen=True)
-class TrainedModel:
-    """What later stages need to know of a training: references, not objects."""
-
-    run_id: str
-    estimator: str
-    features: int
-    metrics: Metrics
-    baseline_auc: float
-    baseline_column: str
-    monthly_value: float
-    decision: Decision
-    model_version: str | None  # None: the gate said no
-
-
 def mlflow_client(home: Home) -> MlflowClient:
     """The tracking store of a home, used without a server."""
-    os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     import mlflow
@@ -94,9 +76,8 @@ def log_candidate(
     mlflow.log_text(charter.model_dump_json(indent=2), "charter.json")
 
 
-def log_plots(candidate: Candidate, test: pd.DataFrame, contract: Contract, home: Home) -> None:
+def log_plots(candidate: Candidate, test: pd.DataFrame, contract: Contract) -> None:
     """Calibration, gain and importance as pictures of the active run."""
-    os.environ.setdefault("MPLCONFIGDIR", str(home.root / "matplotlib"))  # else its font cache goes to $HOME
     import matplotlib as mpl
 
     mpl.use("Agg")

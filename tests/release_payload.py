@@ -28,7 +28,7 @@ CHARTER = {
     "problem": {"horizon_days": 30, "first_as_of": "2025-01-01"},
     "value": {"customers": 100, "monthly_churners": 10, "share_found": 0.5, "share_who_stay": 0.5,
               "worth_of_saved": 60, "cost_of_contact": 4, "contact_budget": 10, "holdout_share": 0},
-    "requirements": {"max_feature_age_days": 35, "explanations": False},
+    "requirements": {"max_feature_age_days": 35},
 }
 
 

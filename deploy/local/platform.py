@@ -53,6 +53,7 @@ from tasks.processes import (
     stop_program,
     stop_supervisor,
 )
+from tasks.supervisord import MARK, PROGRAM, server_url, sockets
 
 SERVER, WORKER, MLFLOW, ENVOY = "prefect-server", "worker", "mlflow-ui", "envoy"
 ONE_AT_A_TIME = "retrain"  # as flows/retrain.py names it; importing that would import Prefect here
@@ -229,7 +230,8 @@ def deploy_flows(settings: Settings, home: Home) -> None:
             done = subprocess.run(
                 [*LATER, sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"], cwd=REPO, stdout=file,
                 stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False, timeout=PATIENCE,
-                env={**worker_environment(settings, home), "NO_COLOR": "1", "TERM": "dumb"},
+                env={**worker_environment(settings, home), "NO_COLOR": "1", "TERM": "dumb",
+                     MARK: server_url(sockets(home)), PROGRAM: "deploy"},  # so that `make down` ends it too
             )
         except subprocess.TimeoutExpired:
             raise PlatformError(f"cannot deploy the flows of prefect.yaml: not done after {PATIENCE} s (see {log})"

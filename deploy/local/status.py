@@ -71,7 +71,8 @@ def read_status(settings: Settings, charter: Charter, home: Home) -> dict[str, A
         alarms.append(fault)
     alarms += [f"the last run of {flow} is {run['state']}, since {run['at']}" for flow, run in (last_runs or {}).items()
                if run and run["state"] in ("FAILED", "CRASHED")]
-    alarms += [f"{row.decision.gate}: {row.decision.verdict} ({_when(row)}): {row.decision.reason}"
+    alarms += [f"{row.decision.gate}: {row.decision.verdict} ({_when(row)}; owner: "
+               f"{charter.owners.get(row.decision.gate, 'nobody named')}): {row.decision.reason}"
                for row in _last_decisions(engine) if (row.decision.gate, row.decision.verdict) in BAD]
     return {
         "champion": _release(engine, live, since=live.closed_at) if live else None,

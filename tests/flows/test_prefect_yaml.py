@@ -52,13 +52,13 @@ def test_every_flow_of_the_folder_is_a_deployment() -> None:
     assert {deployment["name"] for deployment in DEPLOYMENTS} == files
 
 
-def test_ingest_score_and_monitor_run_on_a_schedule_in_utc() -> None:
+def test_ingest_features_score_and_monitor_run_on_a_schedule_in_utc() -> None:
     active = {
         deployment["name"]: deployment["schedules"]
         for deployment in DEPLOYMENTS
         if any(schedule.get("active", True) for schedule in deployment.get("schedules", []))
     }
-    assert set(active) == {"ingest", "score", "monitor"}
+    assert set(active) == {"ingest", "features", "score", "monitor"}
     assert {schedule["timezone"] for schedules in active.values() for schedule in schedules} == {"UTC"}
 
 

@@ -79,3 +79,4 @@ def test_from_python_without_a_platform_an_earlier_cut_goes_as_far_as_the_gate(t
     assert (decision.evidence["train_cuts"], decision.evidence["test_cuts"]) == ("1997-10-01", "1998-01-01")
     assert 0.795 <= decision.evidence["candidate_auc"] <= 0.817
     assert not list(loop.home.run.glob("programs/*"))
+    assert [str(path) for path in Path(loop.environment["HOME"]).rglob("*")] == []

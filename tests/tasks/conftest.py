@@ -50,17 +50,18 @@ class Shop:
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Shop:
-    """Orders and customers; one good customer, one good order, room for 60 % bad rows."""
+    """Orders and customers; one good customer, one good order, room for 60 % bad rows and old data."""
     home = Home(tmp_path)
     charter = load_charter(REPO / "charter.yaml")
-    lenient = charter.requirements.model_copy(update={"max_bad_share": 0.6})
+    lenient = charter.requirements.model_copy(update={"max_bad_share": 0.6, "max_data_age_days": 1000})
     sources = Sources(tables={
         "orders": TableSource(path=str(home.landing / "orders/*.csv"), columns={name: name for name in ORDER_COLUMNS}),
         "customers": TableSource(path=str(home.landing / "customers/*.csv"),
                                  columns={name: name for name in CUSTOMER_COLUMNS}),
     })
     charter = charter.model_copy(update={"requirements": lenient})
-    made = Shop(home, open_state(home.state_url), charter, CONTRACT, sources)
+    contract = CONTRACT.effective(sources.tables, eligible_within_days=60)
+    made = Shop(home, open_state(home.state_url), charter, contract, sources)
     made.write("customers", "c1,2024-01-01,2023-06-01,1980,basic,search,2024-01-01")
     made.write("orders", "o1,c1,2024-01-10,1,10.00,2024-01-10")
     return made
@@ -76,7 +77,9 @@ def orders_only(tmp_path: Path) -> Callable[..., Shop]:
         path.write_text("\n".join(["customer_id,date,items,value", *rows]) + "\n", encoding="utf-8")
         columns = {"customer_id": "customer_id", "ordered_at": "date", "items": "items", "amount": "value"}
         sources = Sources(tables={"orders": TableSource(path=str(path), columns=columns)})
-        return Shop(home, open_state(home.state_url), load_charter(REPO / "examples/cdnow/charter.yaml"),
-                    CONTRACT.effective(["orders"]), sources)
+        charter = load_charter(REPO / "examples/cdnow/charter.yaml")
+        lenient = charter.requirements.model_copy(update={"max_data_age_days": 1000})
+        return Shop(home, open_state(home.state_url), charter.model_copy(update={"requirements": lenient}),
+                    CONTRACT.effective(["orders"], eligible_within_days=None), sources)
 
     return make

@@ -28,7 +28,7 @@ def filled(shop) -> Shop:
                "o3,c2,2023-12-15,1,30,2024-01-01")
     shop.ingest("2024-06-01")
     for cut in CUTS:
-        build_snapshot(shop.contract, Snapshot, problem=shop.charter.problem, home=shop.home, engine=shop.engine,
+        build_snapshot(shop.contract, Snapshot, home=shop.home, engine=shop.engine,
                        cut=day(cut))
     apply_features(shop.contract, shop.home)
     return shop
@@ -55,7 +55,7 @@ def test_online_equals_the_latest_snapshot_and_an_unknown_customer_is_not_found(
 
 def test_a_snapshot_made_out_of_order_still_arrives_online(filled):
     materialize_snapshot(filled.contract, filled.home, day("2024-03-01"))
-    build_snapshot(filled.contract, Snapshot, problem=filled.charter.problem, home=filled.home, engine=filled.engine,
+    build_snapshot(filled.contract, Snapshot, home=filled.home, engine=filled.engine,
                    cut=day("2024-04-01"))
     assert materialize_snapshot(filled.contract, filled.home, day("2024-04-01")) == 2
 

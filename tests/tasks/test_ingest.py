@@ -108,6 +108,16 @@ def test_too_many_bad_rows_refuse_the_whole_batch_and_write_nothing(shop):
     assert not shop.home.lake.exists()
 
 
+def test_a_feed_that_has_stopped_is_refused_for_its_silence_looks_like_customers_who_left(shop):
+    strict = shop.charter.requirements.model_copy(update={"max_data_age_days": 7})
+    shop.charter = shop.charter.model_copy(update={"requirements": strict})
+    assert shop.ingest("2024-01-15").counts["orders"].kept == 1
+    with pytest.raises(DataError, match=r"newest event is of 2024-01-10, at most 7 days old .*nothing was written"):
+        shop.ingest("2024-02-15")
+    assert [load.as_of for load in committed_loads(shop.engine)] == [day("2024-01-15")]
+    assert not raw_partition(shop.home, "orders", day("2024-02-15")).exists()
+
+
 def test_the_dataset_version_changes_with_the_data_and_only_with_it(shop):
     first = shop.ingest(FIRST).dataset_version
     assert shop.ingest("2024-03-01").dataset_version != first  # another load, another partition

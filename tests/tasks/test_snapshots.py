@@ -17,7 +17,7 @@ ROWS = (
 
 
 def snapshot(shop: Shop, cut: str) -> dict[str, object]:
-    path = build_snapshot(shop.contract, Snapshot, problem=shop.charter.problem, home=shop.home, engine=shop.engine,
+    path = build_snapshot(shop.contract, Snapshot, home=shop.home, engine=shop.engine,
                           cut=day(cut))
     return pl.read_parquet(path).row(0, named=True)
 
@@ -64,7 +64,7 @@ def test_a_correction_shows_from_its_arrival_on_and_leaves_the_past_alone(shop):
 
 def test_a_published_snapshot_is_never_rewritten(shop):
     shop.ingest("2024-06-01")
-    path = build_snapshot(shop.contract, Snapshot, problem=shop.charter.problem, home=shop.home, engine=shop.engine,
+    path = build_snapshot(shop.contract, Snapshot, home=shop.home, engine=shop.engine,
                           cut=day("2024-02-01"))
     before = path.stat().st_mtime_ns
     snapshot(shop, "2024-02-01")
@@ -95,3 +95,20 @@ def test_a_snapshot_before_the_first_row_is_refused(shop):
 def test_the_first_event_is_that_of_a_table_every_source_has(shop):
     shop.ingest("2024-06-01")
     assert first_event(shop.contract, home=shop.home, engine=shop.engine, as_of=day("2024-06-01")) == day("2024-01-10")
+
+
+def test_a_snapshot_or_a_label_later_than_the_last_load_is_refused(shop):
+    shop.ingest("2024-03-01")
+    with pytest.raises(DataError, match="as of 2024-04-01: the last load is of 2024-03-01"):
+        snapshot(shop, "2024-04-01")
+    with pytest.raises(DataError, match="Run ingest first"):
+        read_labels(shop.contract, problem=shop.charter.problem, home=shop.home, engine=shop.engine,
+                    cuts=[day("2024-02-01")], as_of=day("2024-06-01"))
+
+
+def test_another_eligibility_is_another_contract_with_snapshots_of_its_own(shop):
+    shop.write("orders", *ROWS)
+    shop.ingest("2024-06-01")
+    assert snapshot(shop, "2024-06-01")["eligible"] is False
+    shop.contract = shop.contract.effective(["orders", "customers"], eligible_within_days=100)
+    assert snapshot(shop, "2024-06-01")["eligible"] is True
