@@ -8,7 +8,7 @@ STAMP := $(VENV)/.synced
 PYTEST := $(PY) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help run status why down release rollback check test bench-memory bench-run install
+.PHONY: help run status why down release rollback check lint unit test bench-memory bench-run install
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name text; do \
@@ -33,9 +33,14 @@ rollback: $(STAMP) ## end the open rollout, or bring back the champion before: W
 	@$(PY) -m deploy.local.release_by_hand rollback
 
 check: $(STAMP) ## every check and test that needs no service
+	@$(MAKE) --no-print-directory -j2 lint unit
+
+lint: $(STAMP) ## ruff, mypy strict, import-linter
 	@$(VENV)/bin/ruff check .
 	@$(PY) -m mypy
 	@$(VENV)/bin/lint-imports
+
+unit: $(STAMP) ## the tests that need no service
 	@$(PYTEST) -q -m "not service"
 
 test: check ## every check and every test
