@@ -104,7 +104,7 @@ def _sqlite_pragmas(connection: Any, _record: Any) -> None:
 
 def now() -> str:
     """Wall time as the store writes it."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 @dataclass(frozen=True)

@@ -67,3 +67,17 @@ def test_a_file_that_is_no_charter_is_refused(tmp_path, text, said):
 def test_a_missing_charter_says_which_variable_names_it(tmp_path):
     with pytest.raises(ConfigError, match="Set CHURN_CHARTER"):
         load_charter(tmp_path / "none.yaml")
+
+
+def test_a_misspelt_key_is_named_and_not_the_one_that_is_missing_for_it(tmp_path):
+    document = yaml.safe_load((REPO / "charter.yaml").read_text())
+    document["value"]["contact_bugdet"] = document["value"].pop("contact_budget")
+    path = tmp_path / "charter.yaml"
+    path.write_text(yaml.safe_dump(document))
+    with pytest.raises(ConfigError, match=r"unknown key 'value.contact_bugdet'; nearest known: contact_budget"):
+        load_charter(path)
+
+
+def test_an_infinite_worth_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="value.worth_of_saved is inf"):
+        load_charter(_written(tmp_path, value__worth_of_saved=float("inf")))
