@@ -79,5 +79,5 @@ def test_a_misspelt_key_is_named_and_not_the_one_that_is_missing_for_it(tmp_path
 
 
 def test_an_infinite_worth_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="value.worth_of_saved is inf"):
+    with pytest.raises(ConfigError, match=r"value\.worth_of_saved is inf"):
         load_charter(_written(tmp_path, value__worth_of_saved=float("inf")))
