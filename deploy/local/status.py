@@ -84,7 +84,7 @@ def read_status(settings: Settings, charter: Charter, home: Home) -> dict[str, A
 
 def _release(engine: sa.Engine, row: RolloutRow, *, since: str | None) -> dict[str, Any]:
     release = read_release(engine, row.release_id)
-    return {"release": release.release_id, "version": release.model_version, "auc": release.auc,
+    return {"release_id": release.release_id, "version": release.model_version, "auc": release.auc,
             "expected_monthly_value": release.monthly_value, "since": since}
 
 
@@ -132,7 +132,7 @@ def text(status: dict[str, Any], *, checks: list[LedgerRow]) -> str:
             lines.append(f"{role:<10} none")
             continue
         share = f", {found['share']:.0%} of the customers" if "share" in found else ""
-        lines.append(f"{role:<10} version {found['version']} ({found['release']}){share}: AUC {found['auc']:.3f}, "
+        lines.append(f"{role:<10} version {found['version']} ({found['release_id']}){share}: AUC {found['auc']:.3f}, "
                      f"expected value {found['expected_monthly_value']:+,.0f} a month, "
                      f"since {(found['since'] or '')[:16]}")
     runs = status["last_runs"]
