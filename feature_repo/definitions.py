@@ -1,20 +1,20 @@
 """Feast objects, all of them derived from a contract: one entity, one wide view, one service.
 
 Each contract has its own view and service, named by its fingerprint, so a champion and a canary with
-different features read side by side. `feast` on the command line reads `FEATURE_VIEWS` below.
+different features read side by side.
 """
 
 from __future__ import annotations
 
 import os
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
 from feast.data_format import ParquetFormat
 from feast.types import Bool, Float64, Int64, String
 
-from feature_repo.contract import CONTRACT
 from models.contract import Contract
 
 _TYPES = {"string": String, "int64": Int64, "float64": Float64, "bool": Bool}
@@ -59,12 +59,15 @@ def feast_objects(contract: Contract, snapshots: str) -> tuple[Entity, FeatureVi
 
 
 def _command_line_objects() -> dict[str, Any]:
-    # Only for the `feast` command, which collects objects from module globals; flows call `feast_objects`.
-    folder = os.environ.get("FEAST_SNAPSHOTS")
-    if folder is None:
-        return {}
-    entity, view, service = feast_objects(CONTRACT, folder)
-    return {"entity": entity, "view": view, "service": service}
+    # Only for the `feast` command, which collects objects from module globals; flows call `feast_objects`. It
+    # deletes what it does not find, so it must find every contract that ever took a snapshot, an older release's too.
+    lake = os.environ.get("FEAST_SNAPSHOTS")
+    objects: dict[str, Any] = {}
+    for path in sorted(Path(lake).glob("*.json")) if lake else []:
+        contract = Contract.from_json(path.read_text(encoding="utf-8"))
+        entity, view, service = feast_objects(contract, str(path.with_suffix("")))
+        objects |= {"entity": entity, view.name: view, service.name: service}
+    return objects
 
 
 globals().update(_command_line_objects())

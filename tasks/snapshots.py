@@ -6,6 +6,7 @@ and for features only what had happened before the cut. So a query cannot see th
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -21,7 +22,7 @@ from models.contract import Column, Contract, Table
 from models.errors import DataError
 from tasks.home import Home
 from tasks.ingest import CREATED, KEY, committed_loads
-from tasks.lake import raw_partition, snapshot_partition, write_partition
+from tasks.lake import raw_partition, snapshot_folder, snapshot_partition, write_partition
 from tasks.sources import POLARS_TYPES
 from tasks.state import last_load
 from tasks.validate import event_column
@@ -52,7 +53,18 @@ def build_snapshot(
         frame = _query(contract, "snapshot.sql", home=home, engine=engine, known_by=cut, happened_before=cut,
                        values={"cut": cut, **contract.parameters})
         write_partition(_conform(frame, contract, schema, cut), path)
+    write_contract(contract, home)
     return path
+
+
+def write_contract(contract: Contract, home: Home) -> None:
+    """Lay the contract beside the folder of its snapshots: what they are made of can be told without the code."""
+    folder = snapshot_folder(home, contract.fingerprint)
+    path = folder.with_name(f"{folder.name}.json")
+    if not path.exists():
+        beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        beside.write_text(contract.to_json(), encoding="utf-8")
+        beside.rename(path)
 
 
 def read_labels(

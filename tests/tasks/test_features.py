@@ -12,7 +12,6 @@ import pytest
 from feature_repo.contract import Snapshot
 from models.errors import DataError
 from tasks.features import apply_features, join_point_in_time, materialize_snapshot, open_store
-from tasks.lake import snapshot_folder
 from tasks.snapshots import build_snapshot, read_labels
 from tests.tasks.conftest import REPO, Shop, day
 
@@ -88,7 +87,7 @@ def test_the_feast_command_works_on_the_same_definitions(filled):
     environment = {
         **os.environ, "PYTHONPATH": str(REPO), "FEAST_REGISTRY_PATH": filled.home.feast_registry,
         "FEAST_ONLINE_PATH": str(filled.home.feast_online),
-        "FEAST_SNAPSHOTS": str(snapshot_folder(filled.home, filled.contract.fingerprint)),
+        "FEAST_SNAPSHOTS": str(filled.home.lake / "snapshots"),
     }
     feast = [str(Path(sys.executable).parent / "feast"), "-c", str(REPO / "feature_repo")]
     planned = subprocess.run([*feast, "plan"], env=environment, capture_output=True, text=True, check=False,
