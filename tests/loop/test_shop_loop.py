@@ -141,6 +141,15 @@ def advance(loop) -> str:
     return loop.flow("from flows.release import release; d = release(); print(d.verdict, '|', d.reason)").strip()
 
 
+def wait_for_retraining(loop) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        runs = loop.prefect("/flow_runs/filter", {"flows": {"name": {"any_": ["retrain"]}}})
+        if all(run["state"]["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") for run in runs):
+            return
+        time.sleep(2)
+
+
 def finish_open_rollout(loop, customers: list[str]) -> None:
     for _ in range(4):
         if rollouts.open_rollout(loop.engine) is None:
@@ -182,6 +191,9 @@ def test_after_the_concept_changed_a_better_candidate_goes_through_a_canary_unde
 
 
 def test_a_version_is_released_by_hand_through_the_same_judge_and_rolled_back_with_a_reason(shop_loop):
+    wait_for_retraining(shop_loop)  # the drift of the concept has asked for one as well
+    scores = pl.read_parquet(sorted((shop_loop.home.lake / "scores").glob("*.parquet"))[-1])
+    finish_open_rollout(shop_loop, scores["customer_id"].sample(400, seed=4).to_list())
     live = rollouts.champion(shop_loop.engine).release_id
     shop_loop.make("release", "VERSION=1", "WHO=ada", "WHY=compare with the first one")
     rollout = rollouts.open_rollout(shop_loop.engine)
