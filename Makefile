@@ -8,7 +8,7 @@ STAMP := $(VENV)/.synced
 PYTEST := $(PY) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help run status why down release rollback check lint unit test bench-memory bench-run install
+.PHONY: help run status why down release rollback quarantine redrive backfill forget retention check lint unit test bench-memory bench-data bench-run docs install
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name text; do \
@@ -32,6 +32,21 @@ release: $(STAMP) ## release a registered model by hand: VERSION=3 WHO=name WHY=
 rollback: $(STAMP) ## end the open rollout, or bring back the champion before: WHO=name WHY=text
 	@$(PY) -m deploy.local.release_by_hand rollback
 
+quarantine: $(STAMP) ## the bad rows: how many for which reason, and the newest of them with file and line
+	@$(PY) -m deploy.local.quarantine quarantine
+
+redrive: $(STAMP) ## put the quarantine through today's checks again; DRY_RUN=1 only says what would happen
+	@$(PY) -m deploy.local.quarantine redrive
+
+backfill: $(STAMP) ## ingest and features for a range of days: START=2024-01-01 END=2024-12-01 STEP_MONTHS=1 (or STEP_DAYS)
+	@$(PY) -m deploy.local.backfill
+
+forget: $(STAMP) ## remove a person from everything: CUSTOMER=c000123 WHO=name WHY=text; YES=1 does it
+	@$(PY) -m deploy.local.forget
+
+retention: $(STAMP) ## which files of the lake nothing needs any more; APPLY=1 drops them
+	@$(PY) -m deploy.local.retention
+
 check: $(STAMP) ## every check and test that needs no service
 	@$(MAKE) --no-print-directory -j2 lint unit
 
@@ -41,7 +56,7 @@ lint: $(STAMP) ## ruff, mypy strict, import-linter
 	@$(VENV)/bin/lint-imports
 
 unit: $(STAMP) ## the tests that need no service
-	@$(PYTEST) -q -m "not service"
+	@$(PYTEST) -q -n auto --maxprocesses=4 -m "not service"
 
 test: check ## every check and every test
 	@$(PYTEST) -q -m service
@@ -49,8 +64,14 @@ test: check ## every check and every test
 bench-memory: $(STAMP) ## resident memory of the running platform, as PSS
 	@$(PY) -m deploy.local.memory
 
+bench-data: $(STAMP) ## CPU seconds and memory of the data stages at 10 thousand to a million customers: a table (half an hour)
+	@$(PY) -m tests.bench.bench_data
+
 bench-run: $(STAMP) ## seconds of `make run` by stage, of check and down, and memory: a table (five minutes)
 	@$(PY) -m tests.bench.bench_run
+
+docs: $(STAMP) ## write docs/features.md from the contract
+	@$(PY) -m tasks.feature_docs
 
 install: $(STAMP) ## only set up what is missing
 

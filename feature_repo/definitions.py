@@ -1,4 +1,4 @@
-"""Feast objects, all of them derived from a contract: one entity, one wide view, one service.
+"""Feast objects, all of them derived from a contract: one entity, one wide view, and a service a project.
 
 Each contract has its own view and service, named by its fingerprint, so a champion and a canary with
 different features read side by side.
@@ -15,12 +15,13 @@ from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueT
 from feast.data_format import ParquetFormat
 from feast.types import Bool, Float64, Int64, String
 
+from feature_repo.value import VALUE
 from models.contract import Contract
 
 _TYPES = {"string": String, "int64": Int64, "float64": Float64, "bool": Bool}
 
 
-def feast_objects(contract: Contract, snapshots: str) -> tuple[Entity, FeatureView, FeatureService]:
+def feast_objects(contract: Contract, snapshots: str) -> list[Entity | FeatureView | FeatureService]:
     """The objects of one contract.
 
     Args:
@@ -42,7 +43,7 @@ def feast_objects(contract: Contract, snapshots: str) -> tuple[Entity, FeatureVi
         ttl=timedelta(hours=1),
         schema=[
             Field(name=column.name, dtype=_TYPES[column.dtype], description=column.description,
-                  tags={"unit": column.unit, "role": column.role})
+                  tags={"unit": column.unit, "role": column.role, "owner": column.owner})
             for column in columns
         ] + [Field(name=contract.entity_key, dtype=String)],
         source=source,
@@ -55,7 +56,15 @@ def feast_objects(contract: Contract, snapshots: str) -> tuple[Entity, FeatureVi
         name=contract.service_name, features=[view], description="everything a model of this contract reads",
         owner="data scientist", tags={"fingerprint": contract.fingerprint},
     )
-    return entity, view, service
+    value_features = VALUE.features(contract)
+    if not value_features:  # a domain without them has no such project
+        return [entity, view, service]
+    # Another project reads some features of the same view: they are computed, stored and put online once.
+    value_service = FeatureService(
+        name=VALUE.service_name(contract), features=[view[[contract.eligible, *value_features]]],
+        description=VALUE.description, owner="data scientist", tags={"fingerprint": contract.fingerprint},
+    )
+    return [entity, view, service, value_service]
 
 
 def _command_line_objects() -> dict[str, Any]:
@@ -65,8 +74,7 @@ def _command_line_objects() -> dict[str, Any]:
     objects: dict[str, Any] = {}
     for path in sorted(Path(lake).glob("*.json")) if lake else []:
         contract = Contract.from_json(path.read_text(encoding="utf-8"))
-        entity, view, service = feast_objects(contract, str(path.with_suffix("")))
-        objects |= {"entity": entity, view.name: view, service.name: service}
+        objects |= {one.name: one for one in feast_objects(contract, str(path.with_suffix("")))}
     return objects
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from flows.context import Context, open_context
 from models.contract import Contract
 from models.cuts import CutPlan, plan_cuts
 from models.training import TrainingConfig
-from tasks.features import apply_features, materialize_snapshot
+from tasks.features import apply_features
+from tasks.materialize import materialize_snapshot
+from tasks.parity import Parity, check_parity
 from tasks.score import serving_contracts
-from tasks.snapshots import build_snapshot, first_event
+from tasks.snapshots import build_snapshot, build_snapshots, first_event
 
 
 @flow(name="features")
@@ -26,6 +29,7 @@ def features(as_of: datetime | None = None) -> int:
     for contract in [*serving_contracts(context.home, context.engine, besides=context.contract), context.contract]:
         take_snapshot(context, contract, context.as_of)
         rows = put_online(context, contract)
+        compare_online(context, contract)
     return rows
 
 
@@ -35,8 +39,15 @@ def take_snapshot(context: Context, contract: Contract, cut: datetime) -> Path:
     own = contract.fingerprint == context.contract.fingerprint
     return build_snapshot(
         contract, Snapshot if own else None, home=context.home,
-        engine=context.engine, cut=cut,
+        engine=context.engine, cut=cut, memory_limit=context.settings.memory_limit,
     )
+
+
+@task(name="take-snapshots", cache_policy=NO_CACHE)
+def take_snapshots(context: Context, cuts: Sequence[datetime]) -> list[Path]:
+    """The same at several cuts, by the contract in effect, from one reading of the lake."""
+    return build_snapshots(context.contract, Snapshot, home=context.home, engine=context.engine, cuts=cuts,
+                           memory_limit=context.settings.memory_limit)
 
 
 @task(name="put-online", cache_policy=NO_CACHE)
@@ -44,6 +55,12 @@ def put_online(context: Context, contract: Contract) -> int:
     """Apply the Feast objects and materialize the snapshot of `as_of`; returns its rows."""
     apply_features(contract, context.home)
     return materialize_snapshot(contract, context.home, context.as_of)
+
+
+@task(name="compare-online", cache_policy=NO_CACHE)
+def compare_online(context: Context, contract: Contract) -> Parity:
+    """A sample of customers, online and offline, value by value; a difference fails the run."""
+    return check_parity(contract, context.home, context.as_of)
 
 
 def plan_training(context: Context, config: TrainingConfig) -> CutPlan:

@@ -50,12 +50,8 @@ def accept_or_refuse(
         busy: why the only slot cannot be had, or None: it is held.
         as_of: platform clock.
     """
-    fault = busy
     found = read_decision(engine, decision_id)
-    if found is None:
-        fault = "the ledger does not know it"
-    elif fault is None:
-        fault = refusal(found, engine, charter.drift, as_of)
+    fault = "the ledger does not know it" if found is None else refusal(found, engine, charter.drift, as_of) or busy
     if fault is None and not use_decision(engine, decision_id, flow_run_id=flow_run.id):
         fault = "it was acted on before"
     known = found.decision.reason if found else ""

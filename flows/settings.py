@@ -13,7 +13,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from models.charter import Charter, load_charter
 from models.errors import ConfigError
-from tasks.home import Home
+from models.features_online import redis_config, registry_path
+from tasks.home import MEMORY_LIMIT, Home, check_memory_limit
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -26,11 +27,16 @@ class Settings(BaseSettings):
     charter: Path = Field(REPO / "charter.yaml", description="the charter: what is predicted, its worth, its limits")
     sources: Path | None = Field(None, description="the sources file; unset: the sample world is written and read")
     home: Path | None = Field(None, description="holds all state; unset: data/NAME, the charter's name")
+    online_store: str | None = Field(None, repr=False, description="online features: redis://host:port/db; unset: "
+                                     "SQLite in the home")
+    feature_registry: str | None = Field(None, repr=False, description="Feast's registry: postgresql://host/database; "
+                                         "unset: SQLite in the home")
     host: str = Field("127.0.0.1", description="address everything listens on")
     api_port: int = Field(8080, gt=0, lt=65536, description="port of the API (Envoy)")
     prefect_port: int = Field(4200, gt=0, lt=65536, description="port of the Prefect server and UI")
     mlflow_port: int = Field(5000, gt=0, lt=65536, description="port of the MLflow UI")
     release_port: int = Field(8101, gt=0, lt=65526, description="first of ten loopback ports for releases")
+    memory_limit: str = Field(MEMORY_LIMIT, description="what DuckDB may hold while it computes; the rest goes to disk")
     env_file: Path = Field(REPO / ".env", description="file from which a plain shell finds the platform")
 
     @property
@@ -57,10 +63,16 @@ def load_place(settings: Settings) -> tuple[Charter, Home]:
     """The charter and its home.
 
     Raises:
-        ConfigError: the charter cannot be used, or the home belongs to another charter.
+        ConfigError: the charter, a store or the memory limit cannot be used, or the home belongs to another charter.
     """
     charter = load_charter(settings.charter)
-    home = Home((settings.home or REPO / "data" / charter.name).absolute())
+    if settings.online_store is not None:
+        redis_config(settings.online_store, seconds=1)
+    if settings.feature_registry is not None:
+        registry_path(settings.feature_registry)
+    check_memory_limit(settings.memory_limit)
+    home = Home((settings.home or REPO / "data" / charter.name).absolute(), charter.name, settings.online_store,
+                settings.feature_registry)
     claim_home(home, charter.name)
     return charter, home
 

@@ -14,6 +14,7 @@ from flows.context import Context
 from models.decision import Decision
 from tasks import rollouts
 from tasks.ingest import Load
+from tasks.quality import read_scorecards
 from tasks.score import scores_partition
 
 
@@ -61,8 +62,10 @@ def summarise(
     champion = rollouts.champion(context.engine)
     lines = [
         ("as of", f"{context.as_of:%Y-%m-%d}   charter {context.charter.name}   home {context.home.root}"),
-        ("rows", f"{total.rows_in:,} in = {total.kept:,} kept + {total.quarantined:,} quarantined + "
-                 f"{total.redelivered:,} re-delivered   dataset {load.dataset_version}"),
+        ("rows", f"{total.line}   dataset {load.dataset_version}"
+                 + (f"   {total.files_skipped:,} unchanged files not read again" if total.files_skipped else "")),
+        ("quality", next((card.line for card in read_scorecards(context.engine) if card.as_of == load.as_of),
+                         "no scorecard was recorded with this load")),
         ("features", f"{evidence['features']} ({context.contract.service_name})"),
         ("model", f"{evidence['estimator']}: AUC {_number(evidence, 'candidate_auc'):.3f}, one column "
                   f"({evidence['baseline_column']}) {_number(evidence, 'baseline_auc'):.3f}, tested on "

@@ -13,15 +13,15 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from flows.context import Context, open_context
-from flows.features import plan_training, take_snapshot
+from flows.features import plan_training, take_snapshots
 from flows.settings import REPO
 from models.cuts import CutPlan, first_sufficient
 from models.decision import Decision
 from models.promotion import judge_against_champion, judge_first
 from models.training import Candidate, TrainingConfig, check_enough, fit_candidate, split_rows
 from tasks.features import apply_features, join_point_in_time
-from tasks.ingest import committed_loads
 from tasks.lake import stamp, write_partition
+from tasks.manifest import current_version
 from tasks.package import export_pins
 from tasks.score import champion_probability
 from tasks.snapshots import first_event, read_labels
@@ -39,8 +39,7 @@ def train(as_of: datetime | None = None, config: TrainingConfig = DEFAULT_CONFIG
     """
     context = open_context(as_of)
     plan = plan_training(context, config)
-    for cut in (*plan.train, *plan.test):
-        take_snapshot(context, context.contract, cut)
+    take_snapshots(context, (*plan.train, *plan.test))
     training_set = build_training_set(context, plan)
     return train_and_judge(context, plan, training_set, config)
 
@@ -49,7 +48,8 @@ def train(as_of: datetime | None = None, config: TrainingConfig = DEFAULT_CONFIG
 def build_training_set(context: Context, plan: CutPlan) -> Path:
     """Mature labels joined with the features known at their cuts; one file a training."""
     labels = read_labels(context.contract, problem=context.charter.problem, home=context.home, engine=context.engine,
-                         cuts=[*plan.train, *plan.test], as_of=context.as_of)
+                         cuts=[*plan.train, *plan.test], as_of=context.as_of,
+                         memory_limit=context.settings.memory_limit)
     apply_features(context.contract, context.home)
     rows = join_point_in_time(labels, context.contract, context.home)
     name = f"as_of={stamp(context.as_of)},cuts={stamp(plan.train[0])}..{stamp(plan.test[-1])}.parquet"
@@ -66,7 +66,7 @@ def train_and_judge(context: Context, plan: CutPlan, training_set: Path, config:
     refuse_too_little(context, train_rows, test_rows)
     with training_run(context.home, context.charter, as_of=context.as_of) as run_id:
         candidate = fit_candidate(train_rows, test_rows, context.contract, context.charter, config)
-        dataset = committed_loads(context.engine)[-1].dataset_version
+        dataset = current_version(context.engine)
         log_candidate(
             candidate, config=config, charter=context.charter, contract=context.contract,
             tags={"as_of": context.as_of.isoformat(), "dataset_version": dataset, "training_set": training_set.name},

@@ -78,6 +78,13 @@ class Requirements(_Section):
     max_feature_age_days: float = Field(35, gt=0, description="older features: the answer is marked degraded")
     max_data_age_days: float = Field(7, gt=0, description="an older newest event: the feed has stopped")
     max_bad_share: float = Field(0.05, gt=0, lt=1, description="more bad rows than this: the whole batch is refused")
+    least_row_share: float = Field(0.2, ge=0, lt=1, description="fewer new rows than this share of what earlier loads "
+                                   "brought per day: the whole batch is refused; 0: never")
+    keep_quarantine_days: float = Field(365, gt=0, description="the text of bad rows loaded before: retention drops it")
+    max_missing_days: float | None = Field(None, ge=0, description="more days in a row without an event: the whole "
+                                           "batch is refused; null: as max_data_age_days")
+    max_late_share: float = Field(0.05, ge=0, le=1, description="more rows that are learnt of after the label delay "
+                                  "(or a day, if that is longer): shown; refusing would not make them punctual")
 
 
 class Training(_Section):

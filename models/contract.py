@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any, Final, Literal, get_args
 
 from models.errors import ConfigError
@@ -24,7 +25,10 @@ FEATURE_ROLES: Final = ("numeric", "categorical")
 
 @dataclass(frozen=True)
 class Check:
-    """One rule of a column or table: its dimension of data quality and the wording of its reason."""
+    """One rule of a column: its dimension of data quality (DAMA) and the wording of its reason.
+
+    A rule over several columns of a table stands at the one it blames.
+    """
 
     name: str
     dimension: Dimension
@@ -44,10 +48,15 @@ class Column:
     required: bool = True  # of a raw column: a source must map it
     table: str | None = None  # of a feature: the optional raw table it cannot do without
     references: str | None = None  # of a raw column: the table whose entity key it must find
+    not_before: str | None = None  # of a raw column: TABLE.COLUMN of the row it refers to, never later than this one
     ages: bool = False  # of a feature: grows with the age of the data, so that its drift is no news
+    owner: str = ""  # of a feature: the role that answers for its meaning
     minimum: float | None = None  # least value allowed, where there is one
     categories: tuple[str, ...] = ()
     checks: tuple[Check, ...] = ()
+
+
+_DEFAULTS: Final = {one.name: one.default for one in fields(Column) if one.default is not MISSING}
 
 
 @dataclass(frozen=True)
@@ -105,7 +114,7 @@ class Contract:
     def table(self, name: str) -> Table:
         return next(table for table in self.tables if table.name == name)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Twelve hex digits over names, types, roles, checks, units and the bytes of the SQL."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
@@ -136,7 +145,14 @@ class Contract:
         return replace(self, snapshot=kept, absent=tuple(sorted(absent)), parameters=parameters)
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        """What a release carries. A field that holds its default is left out: a field that columns get one day must
+        not rename the contract, and with it the feature view, of a release that serves.
+        """
+        raw = asdict(self)
+        for column in [*raw["snapshot"], *(column for table in raw["tables"] for column in table["columns"])]:
+            for name in [name for name, default in _DEFAULTS.items() if column[name] == default]:
+                del column[name]
+        return json.dumps(raw, sort_keys=True, separators=(",", ":"))
 
     @staticmethod
     def from_json(text: str) -> Contract:
@@ -178,10 +194,10 @@ class Contract:
 
 
 def _column(raw: Mapping[str, Any]) -> Column:
-    fields = dict(raw)
-    fields["categories"] = tuple(fields["categories"])
-    fields["checks"] = tuple(Check(**check) for check in fields["checks"])
-    return Column(**fields)
+    values = dict(raw)
+    values["categories"] = tuple(values.get("categories", ()))
+    values["checks"] = tuple(Check(**check) for check in values.get("checks", ()))
+    return Column(**values)
 
 
 def _columns(table: str, schema: Any) -> tuple[Column, ...]:
@@ -195,13 +211,14 @@ def _from_pandera(table: str, name: str, column: Any) -> Column:
         raise ConfigError(f"column {table}.{name} has the role {role!r}; known: {', '.join(get_args(Role))}")
     if not metadata.get("unit") or not column.description:
         raise ConfigError(f"column {table}.{name} needs a unit and a description in feature_repo/contract.py")
-    wording = metadata.get("wording")
-    checks = [
-        Check(str(check.error), metadata.get("dimension", "accuracy"), wording or f"{name} is not {check.error}")
-        for check in column.checks
-    ]
+    checks = [_check(table, name, check, metadata) for check in column.checks]
     if not column.nullable:
         checks.append(Check("not_nullable", "completeness", f"{name} is missing"))
+    references, not_before = metadata.get("references"), metadata.get("not_before")
+    if references:
+        checks.append(Check("references", "consistency", f"{name} is unknown to {references}"))
+    if not_before:
+        checks.append(Check("not_before", "consistency", f"{name} is before {not_before}"))
     categories = next((list(check.statistics["allowed_values"]) for check in column.checks if check.name == "isin"), [])
     return Column(
         name=name,
@@ -212,13 +229,25 @@ def _from_pandera(table: str, name: str, column: Any) -> Column:
         nullable=bool(column.nullable),
         required=bool(metadata.get("required", True)),
         table=metadata.get("table"),
-        references=metadata.get("references"),
+        references=references,
+        not_before=not_before,
         ages=bool(metadata.get("ages")),
+        owner=metadata.get("owner", ""),
         minimum=next((float(check.statistics["min_value"]) for check in column.checks
                       if "min_value" in check.statistics), None),
         categories=tuple(categories),
         checks=tuple(checks),
     )
+
+
+def _check(table: str, name: str, check: Any, metadata: Mapping[str, Any]) -> Check:
+    """A rule of its own says its dimension as `title` and its wording as `description`; others follow the field's."""
+    identifier = str(check.error or check.name)
+    dimension: Any = check.title or metadata.get("dimension", "accuracy")
+    if dimension not in get_args(Dimension):
+        raise ConfigError(f"check {identifier} of {table}.{name} has the dimension {dimension!r}; known: "
+                          f"{', '.join(get_args(Dimension))}")
+    return Check(identifier, dimension, check.description or metadata.get("wording") or f"{name} is not {identifier}")
 
 
 def _dtype(table: str, name: str, dtype: str) -> str:

@@ -15,6 +15,9 @@ VERDICTS: Final[Mapping[str, tuple[str, ...]]] = {
     "release": ("release", "refuse", "rolled back"),
     "drift": ("ignore", "flag", "retrain", "alarm"),
     "retrain": ("accept", "refuse"),
+    "erasure": ("begun", "erased"),
+    "retention": ("drop",),
+    "value": ("use", "keep"),
 }
 
 

@@ -1,18 +1,24 @@
-"""Features of one entity from the online store: Feast in the process, configured by value, not by file."""
+"""Features of one entity from the online store: Feast in the process, configured by value, not by file.
+
+A store is a SQLite file or a Redis server, a registry SQLite or PostgreSQL; where they are is said by URL.
+"""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import unquote, urlsplit
 
 from models.contract import Contract
-from models.errors import ReleaseError
+from models.errors import ConfigError, ReleaseError
 
-PROJECT: Final = "churn"
+PRIVATE_PROJECT: Final = "churn"  # Feast's project where both stores lie in the home and nobody else's can
+_REDIS: Final = ("redis", "rediss")
 _NUMBERS: Final = ("INT32", "INT64", "FLOAT", "DOUBLE", "BOOL")
 
 
@@ -28,7 +34,68 @@ class OnlineRow:
 ReadOnline = Callable[[str], OnlineRow | None]
 
 
-def open_online(registry: str, online: Path, contract: Contract, *, service_name: str, view: str) -> ReadOnline:
+def online_config(place: str, *, seconds: float) -> dict[str, Any]:
+    """Feast's configuration of an online store.
+
+    Args:
+        place: `redis://[[user]:password@]host[:port][/db]` (`rediss` with TLS), else the file of a SQLite store.
+        seconds: how long Redis may take to connect or to answer.
+
+    Raises:
+        ConfigError: no URL that can be used; its password is not shown.
+    """
+    return redis_config(place, seconds=seconds) if "://" in place else {"type": "sqlite", "path": place}
+
+
+def redis_config(place: str, *, seconds: float) -> dict[str, Any]:
+    """Feast's configuration of a Redis; see `online_config`.
+
+    Raises:
+        ConfigError: no URL of a Redis; its password is not shown.
+    """
+    try:
+        url = urlsplit(place)
+        port, database = url.port or 6379, int(url.path.strip("/") or 0)
+    except ValueError:
+        url = None
+    if url is None or url.scheme not in _REDIS or not url.hostname or url.query:
+        raise ConfigError(f"cannot use the online store {shown(place)}: not redis://host:port/db. Mend "
+                          "CHURN_ONLINE_STORE, or leave it unset for SQLite in the home")
+    options = {"db": database, "socket_timeout": seconds, "socket_connect_timeout": seconds,
+               **({"ssl": True} if url.scheme == "rediss" else {}),
+               **({"username": unquote(url.username)} if url.username else {}),
+               **({"password": unquote(url.password)} if url.password else {})}
+    # Feast splits at commas and reads values as JSON: as JSON without a comma, every password arrives as it is.
+    written = [f"{name}={json.dumps(value)}".replace(",", "\\u002c") for name, value in options.items()]
+    return {"type": "redis", "connection_string": ",".join([f"{url.hostname}:{port}", *written])}
+
+
+def registry_path(place: str) -> str:
+    """The registry's URL as SQLAlchemy wants it: `postgresql://` by psycopg, which Feast brings.
+
+    Raises:
+        ConfigError: neither PostgreSQL nor SQLite; its password is not shown.
+    """
+    scheme, _, rest = place.partition("://")
+    # Without a database PostgreSQL takes the one that is named like the user.
+    if scheme in ("postgresql", "postgres", "postgresql+psycopg") and rest.split("?")[0].partition("/")[2]:
+        return f"postgresql+psycopg://{rest}"
+    if scheme == "sqlite" and rest:
+        return place
+    raise ConfigError(f"cannot use the feature registry {shown(place)}: not postgresql://user@host:port/database. Mend "
+                      "CHURN_FEATURE_REGISTRY, or leave it unset for SQLite in the home")
+
+
+def shown(place: str) -> str:
+    """A store's place without user and password, for messages."""
+    scheme, separator, rest = place.partition("://")
+    return f"{scheme}{separator}{rest.rsplit('@', 1)[-1].split('?', 1)[0]}"
+
+
+def open_online(
+    registry: str, online: str | Path, contract: Contract, *, service_name: str, view: str,
+    project: str = PRIVATE_PROJECT,
+) -> ReadOnline:
     """Open the store and return the function that reads one entity; None for an unknown one.
 
     The registry is read once: a feature service is named by its contract's fingerprint and never
@@ -36,7 +103,8 @@ def open_online(registry: str, online: Path, contract: Contract, *, service_name
 
     Args:
         registry: SQLAlchemy URL of Feast's SQL registry.
-        online: file of the SQLite online store.
+        online: file of the SQLite online store, or the URL of a Redis.
+        project: Feast's project: keeps charters apart that share a Redis or a registry.
 
     Raises:
         ReleaseError: the store cannot be opened, or the feature service has not just the fields the
@@ -44,29 +112,30 @@ def open_online(registry: str, online: Path, contract: Contract, *, service_name
     """
     from feast import FeatureStore, RepoConfig
 
-    if not online.is_file():
+    configured = online_config(str(online), seconds=2)
+    if configured["type"] == "sqlite" and not Path(online).is_file():
         raise ReleaseError(f"cannot open the online store: {online} does not exist. Run the features stage")
     try:
         store = FeatureStore(
             config=RepoConfig(
-                project=PROJECT,
+                project=project,
                 provider="local",
                 registry={
                     "registry_type": "sql",
-                    "path": registry,
+                    "path": registry_path(registry),
                     "cache_ttl_seconds": 0,  # 0: never refreshed
                     "serve_features_while_materializing": True,
                 },
-                online_store={"type": "sqlite", "path": str(online)},
+                online_store=configured,
                 # Never used here. Feast's default imports dask for it: 0.7 s and 20 MiB a process.
                 offline_store={"type": "remote", "host": "unused"},
                 entity_key_serialization_version=3,
             )
         )
         service = store.get_feature_service(service_name)
-    except Exception as error:  # a dozen kinds, from SQLAlchemy to Feast
+    except Exception as error:  # a dozen kinds, from SQLAlchemy to Feast; its text may hold credentials
         raise ReleaseError(f"cannot open the feature service {service_name!r}: {type(error).__name__}. Run the "
-                           "features stage, or name the right registry in CHURN_FEAST_REGISTRY") from error
+                           "features stage, or name the right registry in CHURN_FEATURE_REGISTRY") from error
     check_service(service, contract, view=view)
 
     def read(entity: str) -> OnlineRow | None:

@@ -60,6 +60,7 @@ def load_runtime(folder: Path, *, release_id: str) -> Runtime:
         ReleaseError: the payload, the feature store or the environment is not as the release needs it.
     """
     registry, online = _variable("CHURN_FEAST_REGISTRY"), _variable("CHURN_FEAST_ONLINE")
+    project = _variable("CHURN_FEAST_PROJECT")
     key_file, log_file = _variable("CHURN_CUSTOMER_KEY_FILE"), _variable("CHURN_PREDICTION_LOG")
     clock_file = os.environ.get("CHURN_CLOCK_FILE")
 
@@ -74,8 +75,8 @@ def load_runtime(folder: Path, *, release_id: str) -> Runtime:
     from models.prediction_log import PredictionLog
 
     payload = load_payload(folder)
-    read_online = open_online(registry, Path(online), payload.contract, view=payload.manifest["feature_view"],
-                              service_name=payload.manifest["feature_service"])
+    read_online = open_online(registry, online, payload.contract, view=payload.manifest["feature_view"],
+                              service_name=payload.manifest["feature_service"], project=project)
     try:
         key = Path(key_file).read_bytes().strip()
         log = PredictionLog(Path(log_file))

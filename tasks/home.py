@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
+
+from models.errors import ConfigError
+from models.features_online import PRIVATE_PROJECT, registry_path
+
+# What DuckDB may hold while it computes; what exceeds it goes to disk. Flows take it from the settings.
+MEMORY_LIMIT: Final = "4GB"
+
+
+def check_memory_limit(text: str) -> None:
+    """Raises ConfigError for what is no amount of memory; DuckDB takes a negative one for none at all."""
+    amount = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*[KMGT]i?B\s*", text, re.IGNORECASE)
+    if amount is None or float(amount[1]) == 0:
+        raise ConfigError(f"cannot use CHURN_MEMORY_LIMIT={text!r}: not an amount above zero with a unit. Write it as "
+                          f"{MEMORY_LIMIT} or 500MB, or leave it unset")
 
 
 @dataclass(frozen=True)
@@ -11,6 +27,9 @@ class Home:
     """`CHURN_HOME`: all state of one charter, and nothing outside it."""
 
     root: Path
+    name: str = PRIVATE_PROJECT  # the charter's
+    online_store: str | None = field(default=None, repr=False)  # URL of a Redis; None: SQLite in the home
+    feature_registry: str | None = field(default=None, repr=False)  # URL of a PostgreSQL; None: SQLite in the home
 
     @property
     def landing(self) -> Path:
@@ -64,12 +83,34 @@ class Home:
         return self.root / "feast"
 
     @property
+    def feast_project(self) -> str:
+        """Feast's project: the charter's name in a store that others may share.
+
+        In a home's own stores it stays what it was before there were others: a release that serves reads by it.
+        """
+        return self.name if self.online_store or self.feature_registry else PRIVATE_PROJECT
+
+    @property
     def feast_registry(self) -> str:
+        """SQLAlchemy URL of Feast's registry."""
+        if self.feature_registry:
+            return registry_path(self.feature_registry)
         return f"sqlite:///{self.feast.resolve()}/registry.db"
 
     @property
     def feast_online(self) -> Path:
+        """The online store's file, where it is SQLite."""
         return self.feast / "online.db"
+
+    @property
+    def feast_online_place(self) -> str:
+        """The online store: URL of a Redis, or the file."""
+        return self.online_store or str(self.feast_online.resolve())
+
+    @property
+    def online_record(self) -> Path:
+        """Every online store that features of this home were ever put in: an erasure has to find them."""
+        return self.root / "feast-online"
 
     @property
     def state_url(self) -> str:

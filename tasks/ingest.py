@@ -1,15 +1,16 @@
-"""Ingest stage. Reads the sources up to `as_of`; writes raw and quarantine partitions and one row of `loads`.
+"""Ingest stage. Reads the sources up to `as_of`; writes raw and quarantine partitions, then one transaction.
 
-A load is all or nothing: partitions first, the row in our state last. Readers follow that row, so a
-process killed in between leaves nothing a reader sees, and a rerun writes the same bytes.
+A load is all or nothing: the files first; then, in one transaction of our state, the manifest, the
+scorecard, how far each source was read, and the row of `loads`. A process killed before that leaves
+nothing a reader sees and every watermark where it was, and a rerun writes the same bytes.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +20,30 @@ import sqlalchemy as sa
 from models.charter import Charter
 from models.contract import Contract, Table
 from models.errors import DataError
+from models.quality import Scorecard
+from tasks.batch import Batch, Counts, sort_out
+from tasks.delivery import WATERMARK, Delivery
 from tasks.home import Home
-from tasks.lake import dataset_version, quarantine_partition, raw_partition, write_partition
-from tasks.sources import FILE, LINE, MOMENT, Sources, parse_text, read_table
+from tasks.keys import refuse_older_format, refuse_other_keys
+from tasks.lake import quarantine_partition, raw_partition
+from tasks.locks import hold
+from tasks.manifest import (
+    Partition,
+    check_lake,
+    committed_files,
+    committed_partitions,
+    dataset_version,
+    record_partitions,
+    sweep_leftovers,
+    write_raw,
+)
+from tasks.quality import Arrived, judge_batch, record_scorecard
+from tasks.source_database import read_database, record_watermark
+from tasks.source_files import read_files, record_files
+from tasks.source_types import record_types, refuse_other_types
+from tasks.sources import FILE, Sources, TableSource
 from tasks.state import LOADS, last_load, now
-from tasks.validate import event_column, find_faults, key_columns
-
-CREATED, KEY, CONTENT = "created_timestamp", "_key", "_content"
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Rows of one table in one load; `rows_in` is always the sum of the other three."""
-
-    rows_in: int
-    kept: int
-    quarantined: int
-    redelivered: int
+from tasks.validate import known_entities
 
 
 @dataclass(frozen=True)
@@ -48,17 +56,7 @@ class Load:
 
     @property
     def total(self) -> Counts:
-        return Counts(*(sum(getattr(count, name) for count in self.counts.values())
-                        for name in ("rows_in", "kept", "quarantined", "redelivered")))
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """One table's rows of a load, sorted out."""
-
-    kept: pl.DataFrame
-    quarantined: pl.DataFrame
-    counts: Counts
+        return Counts(*(sum(getattr(count, one.name) for count in self.counts.values()) for one in fields(Counts)))
 
 
 def committed_loads(engine: sa.Engine) -> list[Load]:
@@ -92,180 +90,81 @@ def ingest_sources(
         root: where relative source paths start.
 
     Raises:
-        DataError: `as_of` before the last load or the first event, a source that cannot be read, or more
-            bad rows than the charter allows: then nothing is written.
+        DataError: a file of the lake is not as it was committed, `as_of` before the last load or the first event, a
+            source that cannot be read, or more bad rows than the charter allows: then nothing is written.
     """
+    with hold(home, "lake"):
+        check_lake(home, engine)
+        return _ingest(sources, contract, schemas, charter=charter, home=home, engine=engine, root=root, as_of=as_of)
+
+
+def _ingest(
+    sources: Sources, contract: Contract, schemas: Mapping[str, Any], *, charter: Charter, home: Home,
+    engine: sa.Engine, root: Path, as_of: datetime,
+) -> Load:
     previous = last_load(engine)
     if previous is not None and as_of < previous:
         raise DataError(f"cannot ingest as of {as_of:%Y-%m-%d}: the last load is of {previous:%Y-%m-%d}, and the past "
                         "is not rewritten. Use a later AS_OF, or another CHURN_HOME")
+    refuse_older_format(home, engine)
+    sweep_leftovers(home, engine)
     done = {load.as_of: load for load in committed_loads(engine)}
     if as_of in done:
         return done[as_of]
-    batches: dict[str, _Batch] = {}
-    entities: dict[str, pl.Series] = {}
+    batches: dict[str, Batch] = {}
+    entities: dict[str, pl.DataFrame] = {}
     for table in sorted(contract.present, key=lambda table: any(column.references for column in table.columns)):
-        text = read_table(table, sources.tables[table.name], root=root)
-        earlier = read_earlier(home, engine, table.name)
-        batches[table.name] = _sort_out(
-            text, table, schemas[table.name], earlier=earlier, known=entities, charter=charter, as_of=as_of,
-            previous=previous, mapped=set(sources.tables[table.name].columns),
+        source = sources.tables[table.name]
+        refuse_other_keys(table, set(source.columns), engine)
+        batches[table.name] = sort_out(
+            read_source(table, source, root=root, engine=engine, as_of=as_of), table, schemas[table.name], home=home,
+            engine=engine, known=entities, charter=charter, as_of=as_of, previous=previous, mapped=set(source.columns),
         )
-        entities[table.name] = pl.concat([
-            _entities(batches[table.name].kept, contract), _entities(earlier, contract)
-        ])
-    _refuse_old(contract, batches, home, engine, charter, as_of)
+        if any(column.references == table.name for one in contract.tables for column in one.columns):
+            entities[table.name] = known_entities(contract, table.name, [
+                batches[table.name].kept.lazy(), *map(pl.scan_parquet, committed_files(home, engine, table.name))
+            ])
+    arrived = {name: Arrived(batch.kept, batch.faults, batch.measures) for name, batch in batches.items()}
+    card = judge_batch(arrived, contract, charter=charter, home=home, engine=engine, as_of=as_of)
+    partitions = []
     for name, batch in batches.items():
-        write_partition(batch.kept, raw_partition(home, name, as_of))
-        write_partition(batch.quarantined, quarantine_partition(home, name, as_of))
-    return _commit(engine, home, as_of, {name: batch.counts for name, batch in batches.items()})
+        partitions += [
+            write_raw(home, batch.kept, raw_partition(home, name, as_of), table=name, kind="raw", as_of=as_of),
+            write_raw(home, batch.quarantined, quarantine_partition(home, name, as_of), table=name,
+                      kind="quarantine", as_of=as_of),
+        ]
+    return _commit(engine, as_of, sources, batches, partitions, card)
 
 
-def _commit(engine: sa.Engine, home: Home, as_of: datetime, counts: Mapping[str, Counts]) -> Load:
-    partitions = [raw_partition(home, name, load.as_of) for load in committed_loads(engine) for name in load.counts]
-    partitions += [raw_partition(home, name, as_of) for name in counts]
-    load = Load(as_of, counts, dataset_version(partitions))
+def read_source(table: Table, source: TableSource, *, root: Path, engine: sa.Engine, as_of: datetime) -> Delivery:
+    """What a source has that may be new."""
+    if source.database is not None:
+        delivery = read_database(table, source, engine=engine, as_of=as_of)
+    else:
+        delivery = read_files(table, source, root=root, engine=engine)
+    refuse_other_types(engine, table.name, source, delivery)
+    return delivery
+
+
+def _commit(
+    engine: sa.Engine, as_of: datetime, sources: Sources, batches: Mapping[str, Batch], partitions: list[Partition],
+    card: Scorecard,
+) -> Load:
+    counts = {name: batch.counts for name, batch in batches.items()}
     with engine.begin() as connection:
+        record_partitions(connection, partitions)
+        record_scorecard(connection, card)
+        for name, batch in batches.items():
+            record_types(connection, name, sources.tables[name], batch.delivery)
+            if batch.delivery.window is None:
+                record_files(connection, name, sources.tables[name], batch.delivery, as_of=as_of,
+                             waiting=set(batch.waiting[FILE].unique()))
+            else:
+                lowest: datetime | None = batch.waiting[WATERMARK].min()  # type: ignore[assignment]  # a moment column
+                record_watermark(connection, name, sources.tables[name], batch.delivery, as_of=as_of, waiting=lowest)
+        load = Load(as_of, counts, dataset_version(committed_partitions(connection)))
         connection.execute(LOADS.insert().values(
             as_of=as_of.isoformat(), at=now(), dataset_version=load.dataset_version,
             counts=json.dumps({name: asdict(count) for name, count in counts.items()}),
         ))
     return load
-
-
-def read_earlier(home: Home, engine: sa.Engine, table: str) -> pl.DataFrame:
-    """Keys and contents of every row of earlier loads, kept or quarantined."""
-    frames = [pl.DataFrame(schema={KEY: pl.String, CONTENT: pl.String})]
-    for load in committed_loads(engine):
-        if table in load.counts:
-            kept = pl.read_parquet(raw_partition(home, table, load.as_of))
-            frames.append(kept.select(pl.all().exclude(FILE, LINE)))
-            frames.append(pl.read_parquet(quarantine_partition(home, table, load.as_of)).select(KEY, CONTENT))
-    return pl.concat(frames, how="diagonal")
-
-
-def _entities(rows: pl.DataFrame, contract: Contract) -> pl.Series:
-    if contract.entity_key not in rows.columns:
-        return pl.Series(contract.entity_key, [], dtype=pl.String)
-    return rows[contract.entity_key].drop_nulls().unique()
-
-
-def _sort_out(
-    text: pl.DataFrame,
-    table: Table,
-    schema: Any,
-    *,
-    earlier: pl.DataFrame,
-    known: dict[str, pl.Series],
-    charter: Charter,
-    as_of: datetime,
-    previous: datetime | None,
-    mapped: set[str],
-) -> _Batch:
-    typed, unparsed = parse_text(text, table)
-    rows = _with_keys(_with_arrival(typed, table, charter), table, mapped).with_row_index("row")
-    # What has not arrived yet is no part of this load; a row without a readable time counts with its file.
-    begun = rows.group_by(FILE).agg((pl.col(CREATED).min() <= as_of).fill_null(True).alias("begun"))
-    here = rows.join(begun, on=FILE).filter(pl.col("begun") & (pl.col(CREATED).is_null() | (pl.col(CREATED) <= as_of)))
-    if here.is_empty() and previous is None:
-        first = rows.select(pl.col(CREATED).min().dt.to_string("%Y-%m-%d")).item()
-        raise DataError(f"cannot ingest {table.name} as of {as_of:%Y-%m-%d}: its first row arrived {first}. Use that "
-                        "AS_OF or a later one")
-    fresh = here.join(earlier, on=[KEY, CONTENT], how="anti").unique([KEY, CONTENT], keep="first", maintain_order=True)
-    fresh = fresh.sort("row")
-    positions = fresh["row"]
-    faults = find_faults(
-        typed[positions], _reindexed(unparsed, positions), table, schema, known_entities=known
-    )
-    reasons = faults.group_by("row").agg(
-        pl.col("reason").sort().str.join("; "), pl.col("dimension").unique().sort().str.join(", ").alias("dimensions")
-    )
-    marked = fresh.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias("row")).join(reasons, on="row", how="left")
-    bad = marked.filter(pl.col("reason").is_not_null())
-    _refuse_bulk(table, len(bad), len(marked), faults, charter)
-    kept = marked.filter(pl.col("reason").is_null()).select(
-        *[column.name for column in table.columns], _created(previous), KEY, CONTENT, FILE, LINE
-    )
-    originals = text[positions][bad["row"]].select(*[name for name in text.columns if name not in (FILE, LINE)])
-    quarantined = pl.concat([
-        originals, bad.select("reason", "dimensions", FILE, LINE, KEY, CONTENT)
-    ], how="horizontal")
-    counts = Counts(len(here), len(kept), len(bad), len(here) - len(fresh))
-    if counts.rows_in != counts.kept + counts.quarantined + counts.redelivered:
-        raise DataError(f"cannot account for every row of {table.name}: {counts}")
-    return _Batch(kept.sort(event_column(table).name, KEY), quarantined, counts)
-
-
-def _created(previous: datetime | None) -> pl.Expr:
-    # A row that shows up after a load we committed was not known then, whatever its arrival time says.
-    if previous is None:
-        return pl.col(CREATED)
-    return pl.max_horizontal(CREATED, pl.lit(previous + timedelta(microseconds=1), dtype=MOMENT)).alias(CREATED)
-
-
-def _with_arrival(typed: pl.DataFrame, table: Table, charter: Charter) -> pl.DataFrame:
-    event, arrival = event_column(table), table.column("arrival_time")
-    assumed = pl.col(event.name) + pl.duration(days=charter.problem.assumed_delay_days)
-    unmapped = arrival is None or typed[arrival.name].null_count() == len(typed)
-    created = assumed if unmapped or arrival is None else pl.coalesce(pl.col(arrival.name), assumed)
-    return typed.with_columns(created.cast(MOMENT).alias(CREATED))
-
-
-def _with_keys(typed: pl.DataFrame, table: Table, mapped: set[str]) -> pl.DataFrame:
-    """`_content`: hash of the row; `_key`: hash of its declared key, else content and occurrence in its file."""
-    names = sorted(column.name for column in table.columns if column.name in mapped)
-    content = pl.concat_str([pl.col(name).cast(pl.String).fill_null("\x00") for name in names], separator="\x1f")
-    keys = key_columns(table, mapped)
-    hashed = typed.with_columns(_digest(content).alias(CONTENT))
-    occurrence = pl.int_range(pl.len()).over(FILE, CONTENT).cast(pl.String)
-    by_content = pl.concat_str([pl.col(CONTENT), occurrence], separator="#")
-    if not keys:
-        return hashed.with_columns(by_content.alias(KEY))
-    declared = pl.concat_str([pl.col(key).cast(pl.String) for key in keys], separator="\x1f")
-    return hashed.with_columns(pl.coalesce(declared, by_content).alias(KEY))
-
-
-def _digest(text: pl.Expr) -> pl.Expr:
-    import hashlib
-
-    return text.map_batches(
-        lambda column: pl.Series([hashlib.blake2b(value.encode(), digest_size=12).hexdigest() for value in column]),
-        return_dtype=pl.String,
-    )
-
-
-def _reindexed(unparsed: pl.DataFrame, positions: pl.Series) -> pl.DataFrame:
-    index = pl.DataFrame({"old": positions.cast(pl.Int64)}).with_row_index("new")
-    joined = unparsed.join(index, left_on="row", right_on="old")
-    return joined.select(pl.col("new").cast(pl.Int64).alias("row"), "reason")
-
-
-def _refuse_bulk(table: Table, bad: int, rows: int, faults: pl.DataFrame, charter: Charter) -> None:
-    limit = charter.requirements.max_bad_share
-    if rows and bad / rows > limit:
-        common = faults.group_by("reason").len().sort("len", "reason", descending=[True, False]).row(0)
-        raise DataError(f"cannot accept {table.name}: {bad:,} of {rows:,} new rows are bad ({bad / rows:.1%}), at most "
-                        f"{limit:.1%}; most often: {common[0]} ({common[1]:,}). Mend the source; nothing was written")
-
-
-def _refuse_old(
-    contract: Contract, batches: Mapping[str, _Batch], home: Home, engine: sa.Engine, charter: Charter, as_of: datetime
-) -> None:
-    """A feed that has stopped looks like customers who have left: refuse it, table by table that every source has."""
-    limit = timedelta(days=charter.requirements.max_data_age_days)
-    for table in contract.present:
-        if table.optional:
-            continue
-        event = event_column(table).name
-        frames = [batches[table.name].kept.lazy(), *(
-            pl.scan_parquet(raw_partition(home, table.name, load.as_of)) for load in committed_loads(engine)
-            if table.name in load.counts
-        )]
-        newest = max((moment for frame in frames for moment in [frame.select(pl.col(event).max()).collect().item()]
-                      if moment is not None), default=None)
-        if newest is None or as_of - newest > limit:
-            seen = "it has no rows" if newest is None else f"its newest event is of {newest:%Y-%m-%d}"
-            raise DataError(f"cannot ingest {table.name} as of {as_of:%Y-%m-%d}: {seen}, at most {limit.days} days old "
-                            "may it be (max_data_age_days). Mend the feed or use an earlier AS_OF; nothing was written")
-
-

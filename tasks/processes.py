@@ -144,6 +144,15 @@ def start_program(
                 server.startProcess(name, False)
 
 
+def started_with(home: Home, name: str, environment: Mapping[str, str]) -> bool:
+    """Whether a program's file sets each of these variables to just this value."""
+    try:
+        lines = (home.run / "programs" / f"{name}.sh").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return all(f"{_export(variable, value)}\n" in lines for variable, value in environment.items())
+
+
 def stop_program(home: Home, name: str) -> None:
     """Stop a program and everything it started, and forget it; nothing to do where there is none."""
     with supervisor(home) as server:
@@ -226,5 +235,9 @@ def _remove_group(server: Any, home: Home, name: str) -> None:
 
 
 def _script(command: list[str], environment: Mapping[str, str], directory: Path) -> str:
-    exports = [f"export {name}={shlex.quote(value)}" for name, value in sorted(environment.items())]
+    exports = [_export(name, value) for name, value in sorted(environment.items())]
     return "\n".join([*exports, f"cd {shlex.quote(str(directory))} || exit 1", f"exec {shlex.join(command)}", ""])
+
+
+def _export(name: str, value: str) -> str:
+    return f"export {name}={shlex.quote(value)}"

@@ -20,7 +20,7 @@ from models.decision import Decision
 from models.errors import ReleaseError
 from tasks import package, rollouts
 from tasks.home import Home
-from tasks.processes import last_log_line, programs, start_program
+from tasks.processes import last_log_line, programs, start_program, started_with
 from tasks.routing import LOOPBACK, Upstream
 
 PORTS = 10  # loopback ports for releases: champion, canary, previous, and room for taken ones
@@ -57,7 +57,9 @@ def start_release(place: ReleasePlace, release_id: str) -> Upstream:
     running = known is not None and known.state in ("RUNNING", "STARTING")
     ports = [port for port in place.ports if (running and port == held) or _bindable(port)]
     upstream = Upstream(release_id, rollouts.claim_port(place.engine, release_id, ports))
-    if not running or upstream.port != held:  # one that runs is left alone, even if this shell has another PATH
+    stores = package.store_variables(place.home)
+    # One that runs is left alone, even if this shell has another PATH; but never on a store that is not ours any more.
+    if not running or upstream.port != held or not started_with(place.home, name, stores):
         venv = package.bento_venv(place.home, release_id)
         command, environment = package.serve_command(place.home, release_id, venv, port=upstream.port)
         start_program(place.home, name, command, directory=place.home.root, environment={

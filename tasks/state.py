@@ -40,6 +40,59 @@ LOADS = sa.Table(  # one row a committed ingest: the watermark is the latest as_
     sa.Column("counts", sa.String, nullable=False),  # JSON: table -> rows in, kept, quarantined, redelivered
     sa.Column("dataset_version", sa.String, nullable=False),
 )
+PARTITIONS = sa.Table(  # the manifest: the committed files of raw and quarantine
+    "partitions", METADATA,
+    sa.Column("path", sa.String, primary_key=True),  # relative to the lake
+    sa.Column("table_name", sa.String, nullable=False),
+    sa.Column("kind", sa.String, nullable=False),  # raw, quarantine
+    sa.Column("as_of", sa.String, nullable=False),  # of the load it belongs to
+    sa.Column("rows", sa.Integer, nullable=False),
+    sa.Column("sha256", sa.String, nullable=False),
+)
+SOURCE_FILES = sa.Table(  # which source files a table has taken in, so that an unchanged one is not read again
+    "source_files", METADATA,
+    sa.Column("table_name", sa.String, primary_key=True),
+    sa.Column("path", sa.String, primary_key=True),
+    sa.Column("as_of", sa.String, nullable=False),  # of the load that read it last
+    sa.Column("sha256", sa.String, nullable=False),
+    sa.Column("complete", sa.Boolean, nullable=False),  # false: some of its rows had not arrived by that load
+    sa.Column("mapping", sa.String, nullable=False),  # JSON, ours: theirs
+    sa.Column("totals", sa.String, nullable=False),  # JSON, what its control file said of it
+)
+WATERMARKS = sa.Table(  # how far a database source has been read
+    "watermarks", METADATA,
+    sa.Column("table_name", sa.String, primary_key=True),
+    sa.Column("as_of", sa.String, nullable=False),
+    sa.Column("watermark", sa.String, nullable=False),  # ISO 8601 UTC: all that had landed up to it was taken in
+    sa.Column("since", sa.String, nullable=False),  # ISO 8601 UTC: the next load reads from here, the overlap before it
+    sa.Column("rows_before", sa.BigInteger, nullable=False),  # of the source with a watermark before `since`
+    sa.Column("fingerprint", sa.String, nullable=False),  # of those rows, an integer: the sum of their hashes
+    sa.Column("mapping", sa.String, nullable=False),  # JSON, ours: theirs
+    sa.Column("reading", sa.String, nullable=False),  # JSON: host, database, query; another one is read from the start
+)
+SOURCE_TYPES = sa.Table(  # in which types a typed source (Parquet, a database) has delivered
+    "source_types", METADATA,
+    sa.Column("table_name", sa.String, primary_key=True),
+    sa.Column("reading", sa.String, nullable=False),  # JSON: path or database, query and columns; another one is new
+    sa.Column("types", sa.String, nullable=False),  # JSON: their column -> families, such as ["decimal"]
+)
+QUALITY = sa.Table(  # the scorecard: one row a load, table and dimension of data quality
+    "quality", METADATA,
+    sa.Column("as_of", sa.String, primary_key=True),
+    sa.Column("table_name", sa.String, primary_key=True),
+    sa.Column("dimension", sa.String, primary_key=True),
+    sa.Column("rows", sa.Integer, nullable=False),
+    sa.Column("failing", sa.Integer, nullable=False),
+    sa.Column("score", sa.Float),  # null: no new rows to judge
+    sa.Column("detail", sa.String, nullable=False),  # JSON: rows failing per check, measures and their limits
+)
+FORGOTTEN = sa.Table(  # who was erased, as a salted hash: their rows do not come back from a source
+    "forgotten", METADATA,
+    sa.Column("entity_hash", sa.String, primary_key=True),
+    sa.Column("at", sa.String, nullable=False),
+    sa.Column("who", sa.String, nullable=False),
+    sa.Column("why", sa.String, nullable=False),
+)
 CLOCK = sa.Table("clock", METADATA, sa.Column("name", sa.String, primary_key=True), sa.Column("as_of", sa.String))
 RELEASES = sa.Table(
     "releases", METADATA,
@@ -89,17 +142,21 @@ def open_state(url: str) -> sa.Engine:
     engine = sa.create_engine(url)
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _sqlite_pragmas)
-    try:
-        METADATA.create_all(engine)
-    except sa.exc.DatabaseError as error:
-        raise PlatformError(f"cannot use our state at {engine.url.database}: {str(error.orig).splitlines()[0]}. "
-                            "Restore the file from a backup, or set CHURN_HOME to another folder") from error
+    for left in range(len(METADATA.tables), -1, -1):
+        try:
+            METADATA.create_all(engine)
+            break
+        except sa.exc.DatabaseError as error:
+            if "already exists" in str(error.orig) and left:
+                continue  # another process makes the same new state: look again at which tables are there
+            raise PlatformError(f"cannot use our state at {engine.url.database}: {str(error.orig).splitlines()[0]}. "
+                                "Restore the file from a backup, or set CHURN_HOME to another folder") from error
     return engine
 
 
 def _sqlite_pragmas(connection: Any, _record: Any) -> None:
+    connection.execute("PRAGMA busy_timeout=10000")  # first: going over to WAL waits for others, too
     connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA busy_timeout=10000")
 
 
 def now() -> str:

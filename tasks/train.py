@@ -41,14 +41,19 @@ def mlflow_client(home: Home) -> MlflowClient:
 
 
 @contextmanager
-def training_run(home: Home, charter: Charter, *, as_of: datetime) -> Iterator[str]:
-    """An MLflow run; an exception ends it as failed. Yields its id."""
+def training_run(home: Home, charter: Charter, *, as_of: datetime, project: str | None = None) -> Iterator[str]:
+    """An MLflow run; an exception ends it as failed. Yields its id.
+
+    Args:
+        project: another than the charter's own has an experiment of its own.
+    """
     client = mlflow_client(home)
     import mlflow
 
-    experiment = client.get_experiment_by_name(charter.name)
+    name = f"{charter.name}-{project}" if project else charter.name
+    experiment = client.get_experiment_by_name(name)
     experiment_id = experiment.experiment_id if experiment else client.create_experiment(
-        charter.name, artifact_location=(home.mlflow / "artifacts").resolve().as_uri()
+        name, artifact_location=(home.mlflow / "artifacts").resolve().as_uri()
     )
     with mlflow.start_run(experiment_id=experiment_id, run_name=f"train {as_of:%Y-%m-%d}") as run:
         yield run.info.run_id

@@ -1,19 +1,23 @@
 """Validation. Reads typed rows; answers which are bad and every reason why. Writes nothing.
 
 Pandera checks the columns on an eager Polars frame (a LazyFrame's data checks are silently skipped);
-what follows from roles alone (unique keys, references, arrival after the event) is checked here.
+what follows from roles alone (unique keys, references, arrival after the event) is checked here. Each
+fault names its dimension of data quality: accuracy, completeness, consistency or timeliness (DAMA).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import Final
+
 import pandera.polars as pa
 import polars as pl
 
-from models.contract import Column, Table
+from models.contract import Column, Contract, Table
 from models.errors import DataError
 from tasks.sources import FILE
 
-FAULTS = {"row": pl.Int64(), "dimension": pl.String(), "reason": pl.String()}
+FAULTS: Final = {"row": pl.Int64(), "dimension": pl.String(), "reason": pl.String()}
 
 
 def find_faults(
@@ -22,14 +26,14 @@ def find_faults(
     table: Table,
     schema: type[pa.DataFrameModel],
     *,
-    known_entities: dict[str, pl.Series],
+    known: Mapping[str, pl.DataFrame],
 ) -> pl.DataFrame:
     """Every fault of every row.
 
     Args:
         typed: (n, k) columns of the contract and `_file`.
         unparsed: `row` and `reason` of cells that could not be parsed; their columns are null in `typed`.
-        known_entities: table -> entity keys that exist in it, for columns that reference it.
+        known: what `known_entities` says of each table that the columns of this one refer to.
 
     Returns:
         `row` (0-based), `dimension` (of data quality) and `reason`; a row may have several.
@@ -41,12 +45,13 @@ def find_faults(
     faults = pl.concat([
         parsed,
         _pandera_faults(typed, table, schema),
-        _unknown_references(typed, table, known_entities),
+        _reference_faults(typed, table, known),
         _arrived_before_event(typed, table),
     ])
     faults = pl.concat([faults, _repeated_keys(typed, table, bad=faults["row"])])
     # A cell that could not be parsed is null now: its own reason stands, "is missing" would be wrong.
-    unparsed_columns = parsed.select("row", pl.col("reason").str.extract(r"^(\w+) is no ").alias("column"))
+    named = pl.col("reason").str.extract(r"^(\w+) (?:is no|has more than) ").alias("column")
+    unparsed_columns = parsed.select("row", named)
     missing = unparsed_columns.select(
         "row", pl.lit("completeness").alias("dimension"), (pl.col("column") + " is missing").alias("reason")
     )
@@ -93,32 +98,81 @@ def _repeated_keys(typed: pl.DataFrame, table: Table, *, bad: pl.Series) -> pl.D
     keys = key_columns(table, {name for name in typed.columns if typed[name].null_count() < len(typed)})
     if not keys:
         return pl.DataFrame(schema=FAULTS)
-    named = typed.with_row_index("row").filter(
+    # By hash first: few rows share one, and only those are looked at cell by cell.
+    shared = typed.select(pl.struct(keys).hash() if len(keys) > 1 else pl.col(keys[0]).hash()).to_series()
+    rows = shared.is_duplicated().arg_true()
+    if rows.is_empty():
+        return pl.DataFrame(schema=FAULTS)
+    named = typed[rows].with_columns(rows.cast(pl.Int64).alias("row")).filter(
         ~pl.col("row").is_in(bad.implode()) & pl.all_horizontal(pl.col(key).is_not_null() for key in keys)
     )
     # The same row delivered twice is dropped by its content, not here; here the content differs.
     different = named.unique([column.name for column in table.columns] + [FILE], keep="first", maintain_order=True)
     repeated = different.filter(pl.int_range(pl.len()).over([*keys, FILE]) > 0)
-    return _faults(repeated, "consistency", f"{', '.join(keys)} stands twice in the file with different content")
+    return _repeated(repeated, keys)
 
 
-def _unknown_references(typed: pl.DataFrame, table: Table, known: dict[str, pl.Series]) -> pl.DataFrame:
+def repeated_key(rows: pl.DataFrame, table: Table, mapped: set[str]) -> pl.DataFrame:
+    """The fault of rows (their `row`) whose key a good row of their file has."""
+    return _repeated(rows, key_columns(table, mapped))
+
+
+def _repeated(rows: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
+    return _faults(rows, "consistency", f"{', '.join(keys)} stands twice in the file with different content")
+
+
+def known_entities(contract: Contract, name: str, frames: Iterable[pl.LazyFrame]) -> pl.DataFrame:
+    """What other tables may ask of a table's entities.
+
+    Args:
+        frames: rows of the table `name`, of earlier loads and of this one.
+
+    Returns:
+        One row an entity: its key, and the earliest value of each column that a row which refers to it may not precede.
+    """
+    entity = contract.table(name).column("entity_key")
+    if entity is None:
+        raise DataError(f"table {name} has no column with the role entity_key, and another refers to it; give it one "
+                        "in the contract")
+    asked = sorted({
+        column.not_before.partition(".")[2] for table in contract.tables for column in table.columns
+        if column.not_before is not None and column.not_before.partition(".")[0] == name
+    })
+    rows = pl.concat([frame.select(entity.name, *asked) for frame in frames])
+    return rows.drop_nulls(entity.name).group_by(entity.name).agg(pl.col(column).min() for column in asked).collect()
+
+
+def _reference_faults(typed: pl.DataFrame, table: Table, known: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
     found = [pl.DataFrame(schema=FAULTS)]
     for column in table.columns:
         if column.references is None or column.references not in known:
             continue
-        rows = typed.with_row_index("row").filter(
-            pl.col(column.name).is_not_null() & ~pl.col(column.name).is_in(known[column.references].implode())
+        entities = known[column.references]
+        bounded = {one: f"_{one.not_before.partition('.')[2]}" for one in table.columns
+                   if one.not_before is not None and one.not_before.partition(".")[0] == column.references}
+        theirs = entities.select(
+            pl.col(entities.columns[0]).alias(column.name), pl.lit(True).alias("_known"),
+            *[pl.col(name).alias(f"_{name}") for name in entities.columns[1:]],
         )
-        found.append(_faults(rows, "consistency", f"{column.name} is unknown to {column.references}"))
+        beside = typed.select(column.name, *[one.name for one in bounded if one.name != column.name]).join(
+            theirs, on=column.name, how="left", maintain_order="left"
+        )
+        unknown = pl.col(column.name).is_not_null() & pl.col("_known").is_null()
+        found.append(_where(beside, unknown, column, "references"))
+        found += [_where(beside, pl.col(one.name) < pl.col(bound), one, "not_before") for one, bound in bounded.items()]
     return pl.concat(found)
+
+
+def _where(rows: pl.DataFrame, fails: pl.Expr, column: Column, name: str) -> pl.DataFrame:
+    check = next(check for check in column.checks if check.name == name)
+    return _faults(rows.select(pl.arg_where(fails).alias("row")), check.dimension, check.wording)
 
 
 def _arrived_before_event(typed: pl.DataFrame, table: Table) -> pl.DataFrame:
     event, arrival = table.column("event_time"), table.column("arrival_time")
     if event is None or arrival is None:
         return pl.DataFrame(schema=FAULTS)
-    rows = typed.with_row_index("row").filter(pl.col(event.name) > pl.col(arrival.name))
+    rows = typed.select(pl.arg_where(pl.col(event.name) > pl.col(arrival.name)).alias("row"))
     return _faults(rows, "consistency", f"{event.name} is later than {arrival.name}")
 
 

@@ -18,6 +18,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from models.charter import Charter
 from models.contract import Check, Column, Contract
+from models.features_online import online_config
 
 AS_OF = datetime(2025, 1, 1, tzinfo=UTC)
 VIEW = "features_tiny"
@@ -90,10 +91,13 @@ def write_payload(folder: Path, *, golden_off_by: float = 0.0, **manifest: Any) 
     return folder
 
 
-def write_store(folder: Path, *, drop: str | None = None) -> tuple[str, Path]:
+def write_store(
+    folder: Path, *, drop: str | None = None, online: str | None = None, project: str = "churn"
+) -> tuple[str, Path]:
     """Apply and fill a Feast store with members `m1`, `m2` and `gone`; returns registry URL and online file.
 
-    `m1` visits rarely, `m2` often, `gone` is not active and has no spend; `drop` leaves a field out.
+    `m1` visits rarely, `m2` often, `gone` is not active and has no spend; `drop` leaves a field out, `online`
+    is another store than a file in the folder.
     """
     from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
     from feast.types import Bool, Float64, Int64, String
@@ -106,10 +110,10 @@ def write_store(folder: Path, *, drop: str | None = None) -> tuple[str, Path]:
         "created_timestamp": pd.Series([AS_OF] * 3).astype("datetime64[us, UTC]"),
     })
     frame.to_parquet(folder / "snapshot.parquet")
-    registry, online = f"sqlite:///{folder}/registry.db", folder / "online.db"
+    registry, file = f"sqlite:///{folder}/registry.db", folder / "online.db"
     store = FeatureStore(config=RepoConfig(
-        project="churn", provider="local", registry={"registry_type": "sql", "path": registry},
-        online_store={"type": "sqlite", "path": str(online)}, offline_store={"type": "duckdb"},
+        project=project, provider="local", registry={"registry_type": "sql", "path": registry},
+        online_store=online_config(online or str(file), seconds=5), offline_store={"type": "duckdb"},
         entity_key_serialization_version=3,
     ))
     types = {"active": Bool, "visits": Int64, "spend": Float64, "tier": String}
@@ -120,4 +124,4 @@ def write_store(folder: Path, *, drop: str | None = None) -> tuple[str, Path]:
                        schema=[Field(name=name, dtype=dtype) for name, dtype in types.items() if name != drop])
     store.apply([member, view, FeatureService(name=tiny_contract().service_name, features=[view])])
     store.write_to_online_store(VIEW, frame.drop(columns=[drop] if drop else []))
-    return registry, online
+    return registry, file

@@ -13,6 +13,9 @@ from flows.settings import REPO, Settings
 from tasks.home import Home
 
 POOL = "local"
+SERVER = "prefect-server"
+LATER = ("nice", "-n", "5")  # on two cores, what the first flow does not need should not slow it
+PATIENCE = 180  # seconds; a first start on a loaded machine, with migrations, took 27
 # What a flow run may see of the shell that called `make run`. Not all of it: each run would restart the
 # worker for a new SHLVL, and a worker should not hold secrets it has no use for.
 PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "USER", "SSL_CERT_FILE", "SSL_CERT_DIR",

@@ -9,11 +9,8 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import os
-import subprocess
-import sys
 import threading
 import time
-import urllib.error
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -21,7 +18,9 @@ from dataclasses import dataclass
 from deploy.local.ask import answers
 from deploy.local.env_file import clear_env, write_env
 from deploy.local.parts import (
-    POOL,
+    LATER,
+    PATIENCE,
+    SERVER,
     api_url,
     auth_file,
     client_environment,
@@ -38,6 +37,14 @@ from deploy.local.parts import (
     worker_environment,
 )
 from deploy.local.ports import check_ports
+from deploy.local.prefect_setup import (
+    deploy_flows,
+    follow_open_rollout,
+    make_pool,
+    make_retrain_slot,
+    use_server_here,
+    worker_online,
+)
 from deploy.local.supported import this_platform
 from flows.settings import REPO, Settings
 from models.charter import Charter
@@ -53,13 +60,9 @@ from tasks.processes import (
     stop_program,
     stop_supervisor,
 )
-from tasks.supervisord import MARK, PROGRAM, server_url, sockets
 
-SERVER, WORKER, MLFLOW, ENVOY = "prefect-server", "worker", "mlflow-ui", "envoy"
-ONE_AT_A_TIME = "retrain"  # as flows/retrain.py names it; importing that would import Prefect here
+WORKER, MLFLOW, ENVOY = "worker", "mlflow-ui", "envoy"
 PARTS = (SERVER, WORKER, MLFLOW, ENVOY)
-LATER = ("nice", "-n", "5")  # on two cores, what the first flow does not need should not slow it
-PATIENCE = 180  # seconds; a first start on a loaded machine, with migrations, took 27
 Say = Callable[[str], None]
 
 
@@ -123,8 +126,8 @@ def start_platform(
     _behind(lambda: _fill(tables, lambda: make_mlflow_tables(home)), meanwhile)
     wait_ready(home, {SERVER: lambda: answers(f"{prefect_url(settings)}/api/health"),
                       ENVOY: lambda: answers(api_url(settings))}, tell=tell)
-    _use_server_here()
-    _make_pool(settings, home)
+    use_server_here()
+    make_pool(settings, home)
     tables.result()
     client = client_environment(settings, home)
     write_env(settings.env_file, {name: client[name] for name in
@@ -143,29 +146,14 @@ def _start_rest(settings: Settings, home: Home, tell: Say) -> None:
     """The worker, the deployments and MLflow's UI: what the first flow does not need."""
     start_program(home, WORKER, worker_command(), environment=worker_environment(settings, home), directory=REPO,
                   stop_seconds=4)
-    _make_retrain_slot(settings, home)
+    make_retrain_slot(settings, home)
     deploy_flows(settings, home)
-    _follow_open_rollout()
+    follow_open_rollout()
     tell("flows are deployed")
     start_program(home, MLFLOW, [*LATER, *mlflow_command(settings, home)], directory=home.root,
                   environment=program_environment(settings, home))
-    wait_ready(home, {WORKER: lambda: _worker_online(settings, home),
+    wait_ready(home, {WORKER: lambda: worker_online(settings, home),
                       MLFLOW: lambda: answers(f"{mlflow_url(settings)}/health")}, tell=tell)
-
-
-def _worker_online(settings: Settings, home: Home) -> bool:
-    workers = prefect_api(settings, home).ask(f"/work_pools/{POOL}/workers/filter", {})
-    return any(worker["status"] == "ONLINE" for worker in workers)
-
-
-def _follow_open_rollout() -> None:
-    """Deploying switches the release schedule off; where a rollout is open it must be on."""
-    from flows.release import follow_schedule, release_place
-    from tasks.rollouts import open_rollout
-
-    _, place = release_place()
-    if open_rollout(place.engine) is not None:
-        follow_schedule(place)
 
 
 def wait_ready(
@@ -216,59 +204,6 @@ def make_mlflow_tables(home: Home) -> None:
         raise PlatformError(f"cannot prepare MLflow's tables in {home.mlflow}: {lines[0] if lines else error!r}. "
                             f"After an upgrade: mlflow db upgrade {home.mlflow_uri}") from error
     done.write_text(version, encoding="utf-8")
-
-
-def deploy_flows(settings: Settings, home: Home) -> None:
-    """`prefect deploy --all`: the deployments of prefect.yaml, as they are written now.
-
-    Raises:
-        PlatformError: Prefect refused one; its last line is in the message, the whole in the log.
-    """
-    log = log_file(home, "deploy")
-    with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-        try:
-            done = subprocess.run(
-                [*LATER, sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"], cwd=REPO, stdout=file,
-                stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False, timeout=PATIENCE,
-                env={**worker_environment(settings, home), "NO_COLOR": "1", "TERM": "dumb",
-                     MARK: server_url(sockets(home)), PROGRAM: "deploy"},  # so that `make down` ends it too
-            )
-        except subprocess.TimeoutExpired:
-            raise PlatformError(f"cannot deploy the flows of prefect.yaml: not done after {PATIENCE} s (see {log})"
-                                ) from None
-    if done.returncode:
-        said = last_log_line(home, "deploy", error=True)
-        raise PlatformError(f"cannot deploy the flows of prefect.yaml: {said} (see {log})")
-
-
-def _make_pool(settings: Settings, home: Home) -> None:
-    """The work pool must be there before the deployments are."""
-    try:
-        prefect_api(settings, home).ask("/work_pools/", {"name": POOL, "type": "process"})
-    except urllib.error.HTTPError as error:
-        if error.code != 409:  # 409: it is there
-            raise PlatformError(f"cannot make the work pool {POOL!r}: Prefect answers {error.code} {error.reason}. "
-                                f"See {log_file(home, SERVER)}") from None
-    except OSError as error:
-        raise PlatformError(f"cannot make the work pool {POOL!r}: {error}. See {log_file(home, SERVER)}") from None
-
-
-def _make_retrain_slot(settings: Settings, home: Home) -> None:
-    """The limit that lets one retraining run at a time, however it was started; without it each one refuses."""
-    try:
-        prefect_api(settings, home).ask("/v2/concurrency_limits/", {"name": ONE_AT_A_TIME, "limit": 1})
-    except urllib.error.HTTPError as error:
-        if error.code != 409:  # 409: it is there
-            raise PlatformError(f"cannot make the limit {ONE_AT_A_TIME!r}: Prefect answers {error.code} "
-                                f"{error.reason}. See {log_file(home, SERVER)}") from None
-
-
-def _use_server_here() -> None:
-    """Prefect reads the environment when it is first imported; where that was before, it reads it again."""
-    if "prefect" in sys.modules:
-        from prefect.context import refresh_global_settings_context
-
-        refresh_global_settings_context()
 
 
 def _behind(*calls: Callable[[], object]) -> Future[None]:

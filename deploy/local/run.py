@@ -56,6 +56,10 @@ def run(as_of_text: str | None) -> None:
         os.environ.setdefault(name, value)
     if not settings.sample:
         check_sources()  # before anything is started: what can be found out now need not wait for a platform
+    if settings.online_store or settings.feature_registry:
+        from tasks.feature_stores import check_stores
+
+        check_stores(home)
     with only_run(home):
         print("platform", flush=True)
         with warming_up() as warm_up:
@@ -81,11 +85,12 @@ def check_sources() -> None:
         PipelineError: not so.
     """
     from flows.context import open_context
-    from tasks.sources import find_files
+    from tasks.source_files import find_files
 
     context = open_context()
     for name, source in context.sources.tables.items():
-        find_files(name, source, root=context.root)
+        if source.database is None:
+            find_files(name, source, root=context.root)
 
 
 @contextlib.contextmanager

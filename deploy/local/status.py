@@ -14,8 +14,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from deploy.local.ask import PrefectApi, answers
-from deploy.local.parts import api_url, mlflow_url, prefect_api
-from deploy.local.platform import ENVOY, MLFLOW, PARTS, SERVER, platform_urls
+from deploy.local.parts import SERVER, api_url, mlflow_url, prefect_api
+from deploy.local.platform import ENVOY, MLFLOW, PARTS, platform_urls
 from flows.settings import REPO, Settings, load_place, load_settings
 from models.charter import Charter, load_charter
 from models.errors import PipelineError, PlatformError
@@ -74,6 +74,7 @@ def read_status(settings: Settings, charter: Charter, home: Home) -> dict[str, A
     alarms += [f"{row.decision.gate}: {row.decision.verdict} ({_when(row)}; owner: "
                f"{charter.owners.get(row.decision.gate, 'nobody named')}): {row.decision.reason}"
                for row in _last_decisions(engine) if (row.decision.gate, row.decision.verdict) in BAD]
+    alarms += _open_erasures(engine)
     return {
         "champion": _release(engine, live, since=live.closed_at) if live else None,
         "canary": {**_release(engine, canary, since=canary.stage_since), "share": charter.rollout.stages[canary.stage]}
@@ -117,6 +118,15 @@ def _last_decisions(engine: sa.Engine) -> list[LedgerRow]:
     for row in read_decisions(engine, limit=500):
         newest.setdefault(row.decision.gate, row)
     return [newest[gate] for gate in sorted(newest)]
+
+
+def _open_erasures(engine: sa.Engine) -> list[str]:
+    """An erasure that was begun and did not end, however many others have ended since."""
+    newest: dict[str | None, LedgerRow] = {}
+    for row in read_decisions(engine, gate="erasure", limit=10_000):
+        newest.setdefault(row.subject, row)
+    return [f"erasure: begun {row.at[:16]} and not finished: {row.decision.reason}. Run the same `make forget` again"
+            for row in newest.values() if row.decision.verdict == "begun"]
 
 
 def _when(row: LedgerRow) -> str:

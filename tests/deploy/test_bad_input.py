@@ -94,3 +94,14 @@ def test_a_source_file_that_is_missing(tmp_path):
     said = refused(run(tmp_path, CHURN_SOURCES=str(sources), CDNOW_FOLDER=str(tmp_path / "nowhere")))
     assert "no file matches" in said
     assert not (tmp_path / "home/run/supervisord.conf").exists()
+
+
+@pytest.mark.parametrize(("variable", "value", "told"), [
+    ("CHURN_ONLINE_STORE", "redis://127.0.0.1:1/0", "cannot use the online store redis://127.0.0.1:1/0: "),
+    ("CHURN_FEATURE_REGISTRY", "postgresql://me@127.0.0.1:1/churn", "cannot use the feature registry "),
+])
+def test_a_store_that_does_not_answer_is_told_before_anything_starts(tmp_path, variable, value, told):
+    said = refused(run(tmp_path, **{variable: value}))
+    assert told in said
+    assert said.endswith(f"Start it, or mend {variable}")
+    assert not (tmp_path / "home/run").exists()

@@ -23,7 +23,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[sa.Engin
     from flows import retrain
 
     monkeypatch.setenv("CHURN_HOME", str(tmp_path))
-    monkeypatch.setattr(retrain, "SLOT_SECONDS", 1.0)
+    monkeypatch.setattr(retrain, "SLOT_SECONDS", 5.0)
     engine = open_state(f"sqlite:///{tmp_path.resolve()}/state.db")
     set_clock(engine, MARCH)
     yield engine

@@ -221,6 +221,41 @@ def test_a_version_that_does_not_exist_is_refused_with_the_known_ones(shop_loop)
     assert refused.stderr.startswith("error: cannot release version 99")
 
 
+def test_the_quarantine_is_shown_and_what_is_still_bad_stays_in_it(shop_loop):
+    shown = shop_loop.make("quarantine").stdout
+    rows = int(shown.split()[0].replace(",", ""))
+    assert "orders  amount is not between 0 and 1,000,000  (accuracy; 20" in shown
+    told = shop_loop.make("redrive").stdout
+    assert " = 0 passed + " in told
+    assert int(shop_loop.make("quarantine").stdout.split()[0].replace(",", "")) == rows > 500
+
+
+def test_a_range_of_days_is_backfilled_beside_the_running_platform(shop_loop):
+    told = shop_loop.make("backfill", "START=2025-03-01", "END=2025-05-01", "STEP_MONTHS=1").stdout
+    assert [line[:10] for line in told.splitlines()] == ["2025-03-01", "2025-04-01", "2025-05-01"]
+    assert told.count("snapshot: taken") + told.count("snapshot: already there") == 3
+
+
+def test_a_person_is_forgotten_while_the_platform_serves_the_others(shop_loop):
+    person = "c000123"
+    assert shop_loop.get(f"/v1/customers/{person}/churn")[0] == 200
+    would = shop_loop.make("forget", f"CUSTOMER={person}").stdout
+    assert "nothing was changed" in would
+    shop_loop.make("forget", f"CUSTOMER={person}", "WHO=ada", "WHY=asked for it", "YES=1")
+    assert "nothing of them is left" in shop_loop.make("forget", f"CUSTOMER={person}").stdout
+    assert shop_loop.get(f"/v1/customers/{person}/churn")[0] == 404
+    scores = pl.read_parquet(sorted((shop_loop.home.lake / "scores").glob("*.parquet"))[-1])
+    other = scores["customer_id"][0]
+    assert shop_loop.get(f"/v1/customers/{other}/churn")[0] == 200
+    assert person not in scores["customer_id"]
+
+
+def test_retention_says_what_could_go_and_that_raw_rows_stay(shop_loop):
+    told = shop_loop.make("retention").stdout
+    assert told.startswith("as of 2025-")
+    assert "raw rows stay" in told
+
+
 def test_cron_deployments_have_scheduled_runs(shop_loop):
     for flow in ("ingest", "score", "monitor"):
         runs = shop_loop.prefect("/flow_runs/filter", {

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pandera.polars as pa
@@ -46,3 +47,28 @@ def test_every_column_has_a_role_a_unit_and_a_description():
 def test_the_label_is_no_feature_and_no_snapshot_column():
     assert CONTRACT.label == "churned"
     assert CONTRACT.label not in {column.name for column in CONTRACT.snapshot}
+
+
+def test_every_check_of_a_raw_column_carries_a_dimension_of_data_quality():
+    dimensions = {check.dimension for table in CONTRACT.tables for column in table.columns for check in column.checks}
+    assert dimensions == {"accuracy", "completeness", "consistency"}  # timeliness is measured by load, not by row
+
+
+def test_a_check_of_an_unknown_dimension_is_refused():
+    class Odd(pa.DataFrameModel):
+        thing: str = pa.Field(description="odd", metadata={"role": "entity_key", "unit": "id"})
+
+        @pa.check("thing", name="nice", title="beauty", description="thing is ugly")
+        def _nice(cls, data: pa.PolarsData) -> bool:
+            return bool(data)
+
+    with pytest.raises(ConfigError, match=r"check nice of odd\.thing has the dimension 'beauty'; known: accuracy"):
+        Contract.from_schemas({"odd": Odd.to_schema()}, Odd.to_schema(), sql={})
+
+
+def test_a_field_that_columns_get_one_day_does_not_rename_the_contract_of_a_release_that_serves():
+    """Its JSON holds no field at its default, so one that no column sets yet is not in it."""
+    raw = json.loads(CONTRACT.to_json())
+    columns = [*raw["snapshot"], *(column for table in raw["tables"] for column in table["columns"])]
+    assert not any("not_before" in column and column["not_before"] is None for column in columns)
+    assert not any(column.get("ages") is False for column in columns)

@@ -9,7 +9,8 @@ from models.errors import ReleaseError
 from models.service import Churn, load_runtime
 from tests.release_payload import KEY, write_payload, write_store
 
-VARIABLES = ("CHURN_FEAST_REGISTRY", "CHURN_FEAST_ONLINE", "CHURN_CUSTOMER_KEY_FILE", "CHURN_PREDICTION_LOG")
+VARIABLES = ("CHURN_FEAST_REGISTRY", "CHURN_FEAST_ONLINE", "CHURN_FEAST_PROJECT", "CHURN_CUSTOMER_KEY_FILE",
+             "CHURN_PREDICTION_LOG")
 
 
 @pytest.fixture
@@ -17,7 +18,7 @@ def environment(tmp_path, monkeypatch):
     """A place in which a release starts."""
     registry, online = write_store(tmp_path / "feast")
     (tmp_path / "key").write_bytes(KEY)
-    places = (registry, str(online), str(tmp_path / "key"), str(tmp_path / "predictions.jsonl"))
+    places = (registry, str(online), "churn", str(tmp_path / "key"), str(tmp_path / "predictions.jsonl"))
     for name, value in zip(VARIABLES, places, strict=True):
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("CHURN_CLOCK_FILE", raising=False)

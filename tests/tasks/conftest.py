@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
-from feature_repo.contract import CONTRACT, RAW_TABLES
+from feature_repo.contract import CONTRACT, RAW_TABLES, Snapshot
 from models.charter import Charter, load_charter
 from models.contract import Contract
 from tasks.home import Home
 from tasks.ingest import Load, ingest_sources
+from tasks.snapshots import build_snapshot
 from tasks.sources import Sources, TableSource
 from tasks.state import open_state
 
@@ -50,8 +51,12 @@ class Shop:
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Shop:
+    return make_shop(tmp_path)
+
+
+def make_shop(folder: Path) -> Shop:
     """Orders and customers; one good customer, one good order, room for 60 % bad rows and old data."""
-    home = Home(tmp_path)
+    home = Home(folder)
     charter = load_charter(REPO / "charter.yaml")
     lenient = charter.requirements.model_copy(update={"max_bad_share": 0.6, "max_data_age_days": 1000})
     sources = Sources(tables={
@@ -83,3 +88,37 @@ def orders_only(tmp_path: Path) -> Callable[..., Shop]:
                     CONTRACT.effective(["orders"], eligible_within_days=None), sources)
 
     return make
+
+
+STORES = (
+    "sqlite, sqlite", pytest.param("redis, sqlite", marks=pytest.mark.service),
+    pytest.param("redis, postgresql", marks=pytest.mark.service),
+)
+
+
+@pytest.fixture(params=STORES)
+def stores(request: pytest.FixtureRequest, shop: Shop) -> Shop:
+    """A shop whose online features and registry are in each pair of stores in turn."""
+    online, registry = request.param.split(", ")
+    if online == "redis":
+        url, project = request.getfixturevalue("redis_project")
+        shop.home = replace(shop.home, name=project, online_store=url)
+    if registry == "postgresql":
+        shop.home = replace(shop.home, feature_registry=request.getfixturevalue("postgres_url"))
+    return shop
+
+
+@pytest.fixture
+def filled(stores: Shop) -> Shop:
+    """Two customers, one of them silent since January, and the snapshots of February and March in Feast."""
+    from tasks.features import apply_features
+
+    stores.write("customers", "c1,2024-01-01,2023-06-01,1980,basic,search,2024-01-01",
+                 "c2,2024-01-01,2023-06-01,1990,premium,social,2024-01-01")
+    stores.write("orders", "o1,c1,2024-01-10,1,10,2024-01-10", "o2,c1,2024-02-10,1,20,2024-02-10",
+                 "o3,c2,2023-12-15,1,30,2024-01-01")
+    stores.ingest("2024-06-01")
+    for cut in ("2024-02-01", "2024-03-01"):
+        build_snapshot(stores.contract, Snapshot, home=stores.home, engine=stores.engine, cut=day(cut))
+    apply_features(stores.contract, stores.home)
+    return stores

@@ -6,6 +6,7 @@ import pytest
 from models.errors import DataError
 from tasks.ingest import committed_loads
 from tasks.lake import quarantine_partition, raw_partition
+from tasks.quality import read_scorecards
 from tests.tasks.conftest import Shop, day
 
 FIRST = "2024-02-01"
@@ -57,14 +58,19 @@ def test_the_same_batch_again_changes_nothing(shop):
     first = shop.ingest(FIRST)
     assert shop.ingest(FIRST) == first
     later = shop.ingest("2024-03-01").counts["orders"]
-    assert (later.kept, later.redelivered) == (0, 1)
+    assert (later.rows_in, later.kept, later.files_skipped) == (0, 0, 1)
+    shop.write("orders", "o1,c1,2024-01-10,1,10.00,2024-01-10", "o2,c1,2024-03-10,1,10.00,2024-03-10")
+    changed = shop.ingest("2024-04-01").counts["orders"]
+    assert (changed.kept, changed.redelivered, changed.files_read, changed.files_skipped) == (1, 1, 1, 0)
 
 
 def test_two_equal_purchases_without_an_order_number_stay_two_and_stay_two_when_delivered_again(orders_only):
-    shop = orders_only("00001,1997-01-01,1,11.77", "00001,1997-01-01,1,11.77", "00002,1997-01-02,1,5")
+    rows = ("00001,1997-01-01,1,11.77", "00001,1997-01-01,1,11.77", "00002,1997-01-02,1,5")
+    shop = orders_only(*rows)
     assert shop.ingest("1997-02-01").total.kept == 3
+    orders_only(*rows, "00002,1997-02-02,1,5")
     again = shop.ingest("1997-03-01").total
-    assert (again.kept, again.redelivered) == (0, 3)
+    assert (again.kept, again.redelivered) == (1, 3)
 
 
 def test_leading_zeros_of_a_key_stay(orders_only):
@@ -77,6 +83,17 @@ def test_what_has_not_arrived_yet_is_no_part_of_a_load(shop):
     shop.write("orders", "o1,c1,2024-01-10,1,10.00,2024-01-10", "o2,c1,2024-02-20,1,10.00,2024-02-20")
     assert shop.ingest(FIRST).counts["orders"].rows_in == 1
     assert shop.ingest("2024-03-01").counts["orders"].kept == 1
+
+
+def test_rows_of_a_begun_file_that_have_not_arrived_are_counted_beside_the_sum(shop):
+    shop.write("orders", "o1,c1,2024-01-10,1,10.00,2024-01-10", "o2,c1,2024-01-11,1,10.00,2924-01-11")
+    shop.write("orders", "o3,c1,2024-02-10,1,10.00,2024-02-10", file="of-next-month.csv")
+    load = shop.ingest(FIRST)
+    assert (load.counts["orders"].rows_in, load.counts["orders"].waiting) == (1, 1)
+    assert load.total.line == "2 in = 2 kept + 0 quarantined + 0 re-delivered; 1 not arrived yet"
+    measures = [measure for score in read_scorecards(shop.engine)[-1].scores for measure in score.measures]
+    assert [measure.value for measure in measures if measure.name == "rows not arrived yet"] == [1]
+    assert committed_loads(shop.engine) == [load]
 
 
 def test_a_row_that_shows_up_after_a_load_was_not_known_then(shop):

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ReleasePl
     monkeypatch.setattr(package, "bento_payload", lambda home, tag: home.root / "bento" / tag.replace(":", "-"))
     monkeypatch.setattr(package, "bento_venv", lambda _home, _tag: Path(sys.prefix))
     monkeypatch.setattr(package, "serve_command", lambda home, tag, _venv, *, port: (
-        [sys.executable, str(BACKEND), str(port), tag, str(mode_file(home, tag))], {}))
+        [sys.executable, str(BACKEND), str(port), tag, str(mode_file(home, tag))],
+        package.store_variables(home)))
     start_platform(home)
     try:
         yield ReleasePlace(home=home, engine=open_state(home.state_url), limits=LIMITS, repo=tmp_path,
@@ -280,6 +282,18 @@ def test_a_canary_that_does_not_come_up_again_is_rolled_back_and_recorded(place:
     assert row.decision.verdict == "rolled back"
     assert "the canary does not come up again: cannot start churn:2" in row.decision.reason
     assert set(ask(range(20))) == {(200, "churn:1")}
+
+
+def test_a_release_is_started_again_only_where_it_should_read_another_store(place: ReleasePlace) -> None:
+    to_first_traffic(place, "1")
+    before = programs(place.home)["release-churn-1"].pid
+    settle(place)
+    assert programs(place.home)["release-churn-1"].pid == before
+    settle(replace(place, home=replace(place.home, online_store="redis://127.0.0.1:6379/3")))
+    assert programs(place.home)["release-churn-1"].pid != before
+    script = place.home.run / "programs/release-churn-1.sh"
+    assert "export CHURN_FEAST_ONLINE=redis://127.0.0.1:6379/3\n" in script.read_text()
+    assert ask(range(3)) == [(200, "churn:1")] * 3
 
 
 def test_a_taken_port_is_passed_over(place: ReleasePlace) -> None:

@@ -1,0 +1,86 @@
+"""What the platform makes in Prefect: the work pool, the limit of one retraining, the deployments of prefect.yaml."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import urllib.error
+
+from deploy.local.parts import LATER, PATIENCE, POOL, SERVER, prefect_api, worker_environment
+from flows.settings import REPO, Settings
+from models.errors import PlatformError
+from tasks.home import Home
+from tasks.processes import last_log_line, log_file
+from tasks.supervisord import MARK, PROGRAM, server_url, sockets
+
+ONE_AT_A_TIME = "retrain"  # as flows/retrain.py names it; importing that would import Prefect here
+
+
+def make_pool(settings: Settings, home: Home) -> None:
+    """The work pool must be there before the deployments are."""
+    try:
+        prefect_api(settings, home).ask("/work_pools/", {"name": POOL, "type": "process"})
+    except urllib.error.HTTPError as error:
+        if error.code != 409:  # 409: it is there
+            raise PlatformError(f"cannot make the work pool {POOL!r}: Prefect answers {error.code} {error.reason}. "
+                                f"See {log_file(home, SERVER)}") from None
+    except OSError as error:
+        raise PlatformError(f"cannot make the work pool {POOL!r}: {error}. See {log_file(home, SERVER)}") from None
+
+
+def make_retrain_slot(settings: Settings, home: Home) -> None:
+    """The limit that lets one retraining run at a time, however it was started; without it each one refuses."""
+    try:
+        prefect_api(settings, home).ask("/v2/concurrency_limits/", {"name": ONE_AT_A_TIME, "limit": 1})
+    except urllib.error.HTTPError as error:
+        if error.code != 409:  # 409: it is there
+            raise PlatformError(f"cannot make the limit {ONE_AT_A_TIME!r}: Prefect answers {error.code} "
+                                f"{error.reason}. See {log_file(home, SERVER)}") from None
+
+
+def deploy_flows(settings: Settings, home: Home) -> None:
+    """`prefect deploy --all`: the deployments of prefect.yaml, as they are written now.
+
+    Raises:
+        PlatformError: Prefect refused one; its last line is in the message, the whole in the log.
+    """
+    log = log_file(home, "deploy")
+    with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        try:
+            done = subprocess.run(
+                [*LATER, sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"], cwd=REPO, stdout=file,
+                stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False, timeout=PATIENCE,
+                env={**worker_environment(settings, home), "NO_COLOR": "1", "TERM": "dumb",
+                     MARK: server_url(sockets(home)), PROGRAM: "deploy"},  # so that `make down` ends it too
+            )
+        except subprocess.TimeoutExpired:
+            raise PlatformError(f"cannot deploy the flows of prefect.yaml: not done after {PATIENCE} s (see {log})"
+                                ) from None
+    if done.returncode:
+        said = last_log_line(home, "deploy", error=True)
+        raise PlatformError(f"cannot deploy the flows of prefect.yaml: {said} (see {log})")
+
+
+def worker_online(settings: Settings, home: Home) -> bool:
+    """Does a worker serve the pool?"""
+    workers = prefect_api(settings, home).ask(f"/work_pools/{POOL}/workers/filter", {})
+    return any(worker["status"] == "ONLINE" for worker in workers)
+
+
+def follow_open_rollout() -> None:
+    """Deploying switches the release schedule off; where a rollout is open it must be on."""
+    from flows.release import follow_schedule, release_place
+    from tasks.rollouts import open_rollout
+
+    _, place = release_place()
+    if open_rollout(place.engine) is not None:
+        follow_schedule(place)
+
+
+def use_server_here() -> None:
+    """Prefect reads the environment when it is first imported; where that was before, it reads it again."""
+    if "prefect" in sys.modules:
+        from prefect.context import refresh_global_settings_context
+
+        refresh_global_settings_context()

@@ -1,0 +1,58 @@
+"""Servers that tests need: where CI is set a missing one is a failure, elsewhere the test skips and says so."""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from collections.abc import Iterator
+
+import pytest
+import sqlalchemy as sa
+
+POSTGRES = ("127.0.0.1", 5432)
+REDIS = ("127.0.0.1", 6379)
+REDIS_DATABASE = 15  # of the tests; keys are by project, so that two runs do not meet
+
+
+def need_server(name: str, address: tuple[str, int]) -> None:
+    """Go on where the server answers; skip where a user has none, fail where CI must have it."""
+    try:
+        socket.create_connection(address, timeout=2).close()
+    except OSError as error:
+        message = f"needs {name} on {address[0]}:{address[1]}: {error}"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+
+
+@pytest.fixture
+def postgres_url() -> Iterator[str]:
+    """An empty database of its own."""
+    need_server("PostgreSQL", POSTGRES)
+    host, port = POSTGRES
+    name = f"churn_test_{uuid.uuid4().hex[:12]}"
+    server = sa.create_engine(f"postgresql+psycopg://root@{host}:{port}/postgres", isolation_level="AUTOCOMMIT")
+    with server.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+        try:
+            yield f"postgresql://root@{host}:{port}/{name}"
+        finally:
+            connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+    server.dispose()
+
+
+@pytest.fixture
+def redis_project() -> Iterator[tuple[str, str]]:
+    """URL of a Redis database, and a name that is free in it: keys that end in it are removed afterwards."""
+    need_server("Redis", REDIS)
+    import redis
+
+    project = f"t{uuid.uuid4().hex[:12]}"
+    client = redis.Redis(*REDIS, db=REDIS_DATABASE)
+    try:
+        yield f"redis://{REDIS[0]}:{REDIS[1]}/{REDIS_DATABASE}", project
+    finally:
+        for key in client.scan_iter(match=f"*{project}", count=1000):
+            client.delete(key)
+        client.close()
