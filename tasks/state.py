@@ -5,6 +5,7 @@ SQLite in WAL mode; every change of a rollout is a compare-and-set, so two calle
 
 from __future__ import annotations
 
+import fcntl
 import json
 import uuid
 from collections.abc import Mapping
@@ -137,26 +138,32 @@ def open_state(url: str) -> sa.Engine:
     Raises:
         PlatformError: it cannot be read; an unreadable ledger is never taken for an empty one.
     """
-    if url.startswith("sqlite:///"):
-        Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(url)
-    if engine.dialect.name == "sqlite":
-        sa.event.listen(engine, "connect", _sqlite_pragmas)
-    for left in range(len(METADATA.tables), -1, -1):
-        try:
+    try:
+        if engine.dialect.name == "sqlite":
+            sa.event.listen(engine, "connect", _wait_for_others)
+            _make_sqlite(engine, Path(url.removeprefix("sqlite:///")))
+        else:
             METADATA.create_all(engine)
-            break
-        except sa.exc.DatabaseError as error:
-            if "already exists" in str(error.orig) and left:
-                continue  # another process makes the same new state: look again at which tables are there
-            raise PlatformError(f"cannot use our state at {engine.url.database}: {str(error.orig).splitlines()[0]}. "
-                                "Restore the file from a backup, or set CHURN_HOME to another folder") from error
+    except (sa.exc.DatabaseError, OSError) as error:
+        cause = str(error.orig) if isinstance(error, sa.exc.DatabaseError) else str(error)
+        raise PlatformError(f"cannot use our state at {engine.url.database}: {cause.splitlines()[0]}. "
+                            "Restore the file from a backup, or set CHURN_HOME to another folder") from error
     return engine
 
 
-def _sqlite_pragmas(connection: Any, _record: Any) -> None:
-    connection.execute("PRAGMA busy_timeout=10000")  # first: going over to WAL waits for others, too
-    connection.execute("PRAGMA journal_mode=WAL")
+def _make_sqlite(engine: sa.Engine, path: Path) -> None:
+    """One process at a time: who goes over to WAL is refused, whatever its patience, while others make tables."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f"{path.name}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA journal_mode=WAL")  # the file keeps it
+        METADATA.create_all(engine)
+
+
+def _wait_for_others(connection: Any, _record: Any) -> None:
+    connection.execute("PRAGMA busy_timeout=10000")
 
 
 def now() -> str:
