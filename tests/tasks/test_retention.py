@@ -205,7 +205,7 @@ def test_the_text_of_old_bad_rows_goes_and_delivered_again_they_are_still_known(
     assert kept.select("customer_id", "items", "reason").rows() == [(None, None, DROPPED)]
     assert not old.exists()
     assert planned(year).empty == ()
-    assert list_quarantine(year.home, year.engine, ["orders"]) == []
+    assert list_quarantine(year.home, year.engine, [year.contract.table("orders")]) == []
     done = redrive_quarantine(year.sources, year.contract, RAW_TABLES, charter=year.charter, home=year.home,
                               engine=year.engine)
     assert done.tables["orders"].waiting == 0
