@@ -8,7 +8,7 @@ STAMP := $(VENV)/.synced
 PYTEST := $(PY) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help run status why down release rollback quarantine redrive backfill forget retention check lint unit test bench-memory bench-data bench-run docs install
+.PHONY: help run status why card down release rollback reproduce quarantine redrive backfill forget retention study check lint unit test bench-memory bench-data bench-train bench-run docs install
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name text; do \
@@ -23,6 +23,9 @@ status: $(STAMP) ## what is live, the canary, the last checks, open alarms; JSON
 why: $(STAMP) ## the verdicts behind what is live
 	@$(PY) -m deploy.local.why
 
+card: $(STAMP) ## the model card of what is live, or of VERSION=3, with its verdicts so far: HTML and Markdown
+	@$(PY) -m deploy.local.card
+
 down: $(STAMP) ## stop everything `make run` started; data stays
 	@$(PY) -m deploy.local.down
 
@@ -31,6 +34,9 @@ release: $(STAMP) ## release a registered model by hand: VERSION=3 WHO=name WHY=
 
 rollback: $(STAMP) ## end the open rollout, or bring back the champion before: WHO=name WHY=text
 	@$(PY) -m deploy.local.release_by_hand rollback
+
+reproduce: $(STAMP) ## data and model of an MLflow run again, from its record: RUN=id
+	@$(PY) -m deploy.local.reproduce
 
 quarantine: $(STAMP) ## the bad rows: how many for which reason, and the newest of them with file and line
 	@$(PY) -m deploy.local.quarantine quarantine
@@ -46,6 +52,9 @@ forget: $(STAMP) ## remove a person from everything: CUSTOMER=c000123 WHO=name W
 
 retention: $(STAMP) ## which files of the lake nothing needs any more; APPLY=1 drops them
 	@$(PY) -m deploy.local.retention
+
+study: $(STAMP) ## how often to retrain and which feature groups pay, measured on history (40 CPU s); AS_OF, ESTIMATOR=boosting, SECONDS
+	@$(PY) -m deploy.local.study
 
 check: $(STAMP) ## every check and test that needs no service
 	@$(MAKE) --no-print-directory -j2 lint unit
@@ -66,6 +75,9 @@ bench-memory: $(STAMP) ## resident memory of the running platform, as PSS
 
 bench-data: $(STAMP) ## CPU seconds and memory of the data stages at 10 thousand to a million customers: a table (half an hour)
 	@$(PY) -m tests.bench.bench_data
+
+bench-train: $(STAMP) ## CPU seconds of training beside scikit-learn, AUC beside the truth, errors of the gate: a table (ten minutes)
+	@$(PY) -m tests.bench.bench_train
 
 bench-run: $(STAMP) ## seconds of `make run` by stage, of check and down, and memory: a table (five minutes)
 	@$(PY) -m tests.bench.bench_run

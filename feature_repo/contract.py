@@ -36,15 +36,21 @@ def _raw(role: str, unit: str, description: str, *, wording: str | None = None, 
 
 
 def _feature(unit: str, description: str, *, role: str = "numeric", table: str | None = None, ages: bool = False,
-             owner: str = "data scientist", **checks: Any) -> Any:
+             owner: str = "data scientist", group: str = "", segment: bool = False, sign: int = 0, high: str = "",
+             low: str = "", **checks: Any) -> Any:
     """A column of the snapshot.
 
     Args:
         table: the optional raw table it cannot do without.
         ages: it grows with the age of the data, whatever customers do: its drift is shown, and is no reason to act.
         owner: the role that answers for its meaning.
+        group: what it is made with; groups are added one by one to see what each is worth.
+        segment: scores are also reported for each of its values (a number: for each quarter of its range).
+        sign: +1 where more of it means more churn, -1 less, 0 not stated.
+        high: the reason in words where it is high, `{value}` for its value; `low` where it is low.
     """
-    metadata = {"role": role, "unit": unit, "table": table, "ages": ages, "owner": owner}
+    metadata = {"role": role, "unit": unit, "table": table, "ages": ages, "owner": owner, "group": group,
+                "segment": segment, "sign": sign, "reason": high, "reason_low": low}
     return pa.Field(description=description, metadata=metadata, **checks)
 
 
@@ -86,6 +92,15 @@ class Customers(pa.DataFrameModel):
         return data.lazyframe.select(pl.col("signed_up_at") <= pl.col("updated_at"))
 
 
+class Contacts(pa.DataFrameModel):
+    """Who was contacted to keep them; one row a contact. What happened next says nothing of who would have left."""
+
+    customer_id: str = _raw("entity_key", "id", "who")
+    contacted_at: _MOMENT = _raw("event_time", "UTC", "when")  # type: ignore[valid-type]
+    arrived_at: _MOMENT = _raw("arrival_time", "UTC", "when we learnt of it",  # type: ignore[valid-type]
+                               required=False, nullable=True)
+
+
 class Snapshot(pa.DataFrameModel):
     """One customer at one cut, from what had happened and arrived before it; `snapshot.sql` computes it."""
 
@@ -94,56 +109,146 @@ class Snapshot(pa.DataFrameModel):
     created_timestamp: _MOMENT = _feature("UTC", "the cut", role="arrival_time")  # type: ignore[valid-type]
     eligible: bool = _feature("flag", "ordered recently enough to be worth keeping", role="eligible")
 
-    recency_days: float = _feature("days", "since the last order", ge=0)
-    first_order_days: float = _feature("days", "since the first order", ages=True, ge=0)
-    orders_7d: pl.Int64 = _feature("count", "orders in the last 7 days", ge=0)
-    orders_30d: pl.Int64 = _feature("count", "orders in the last 30 days", ge=0)
-    orders_90d: pl.Int64 = _feature("count", "orders in the last 90 days", ge=0)
-    orders_180d: pl.Int64 = _feature("count", "orders in the last 180 days", ge=0)
-    orders_total: pl.Int64 = _feature("count", "orders ever", ages=True, ge=1)
-    orders_trend: float = _feature("log ratio", "orders of the last 30 days over a third of the last 90, one added to "
-                                                "each")
-    spend_7d: float = _feature("currency", "spent in the last 7 days", ge=0)
-    spend_30d: float = _feature("currency", "spent in the last 30 days", ge=0)
-    spend_90d: float = _feature("currency", "spent in the last 90 days", ge=0)
-    spend_180d: float = _feature("currency", "spent in the last 180 days", ge=0)
-    spend_total: float = _feature("currency", "spent ever", ages=True, ge=0)
-    spend_trend: float = _feature("log ratio", "spend of the last 30 days over a third of the last 90, one added to "
-                                               "each")
-    mean_order: float = _feature("currency", "mean order", ge=0)
-    mean_order_90d: float = _feature("currency", "mean order of the last 90 days, where there is one", ge=0,
-                                     nullable=True)
-    max_order: float = _feature("currency", "largest order", ages=True, ge=0)
-    last_order: float = _feature("currency", "the last order", ge=0)
-    items_90d: pl.Int64 = _feature("count", "pieces in the last 90 days", ge=0)
-    mean_gap_days: float = _feature("days", "mean days between orders, where there are two", ge=0, nullable=True)
-    gap_variation_180d: float = _feature("ratio", "standard deviation over mean of the gaps that ended in the last 180 "
-                                                  "days, where there are two: 0 is clockwork", ge=0, nullable=True)
-    longest_gap_days: float = _feature("days", "longest time between two orders, where there are two", ages=True, ge=0,
-                                       nullable=True)
-    last_gap_days: float = _feature("days", "between the last two orders, where there are two", ge=0, nullable=True)
-    last_gap_ratio: float = _feature("ratio", "the last gap over the mean one, where there is one", ge=0, nullable=True)
-    overdue_ratio: float = _feature("ratio", "recency over the mean gap, where there is one", ge=0, nullable=True)
-    weekend_share_180d: float = _feature("share", "orders of the last 180 days on a Saturday or Sunday (UTC), where "
-                                                  "there is one", ge=0, le=1, nullable=True)
-    age_years: float = _feature("years", "age at the cut", table="customers", owner="data engineer", nullable=True)
-    tenure_days: float = _feature("days", "since joining", ages=True, table="customers", owner="data engineer", ge=0,
-                                  nullable=True)
-    plan: str = _feature("plan", "plan at the cut", role="categorical", table="customers", owner="data engineer",
-                         nullable=True, isin=["basic", "standard", "premium"])
-    plan_changes_180d: pl.Int64 = _feature("count", "changes of plan in the last 180 days", table="customers", ge=0,
-                                           nullable=True)
-    channel: str = _feature("channel", "where the customer came from", role="categorical", table="customers",
-                            owner="data engineer", nullable=True, isin=["search", "social", "partner", "direct"])
+    recency_days: float = _feature(
+        "days", "since the last order", ge=0, group="recency", segment=True, sign=1,
+        high="no order for {value} days", low="last order only {value} days ago",
+    )
+    first_order_days: float = _feature(
+        "days", "since the first order", ages=True, ge=0, group="recency", sign=-1,
+        high="first order {value} days ago", low="first order only {value} days ago",
+    )
+    orders_7d: pl.Int64 = _feature(
+        "count", "orders in the last 7 days", ge=0, group="frequency", sign=-1,
+        high="{value} orders in the last 7 days", low="{value} orders in the last 7 days",
+    )
+    orders_30d: pl.Int64 = _feature(
+        "count", "orders in the last 30 days", ge=0, group="frequency", sign=-1,
+        high="{value} orders in the last 30 days", low="only {value} orders in the last 30 days",
+    )
+    orders_90d: pl.Int64 = _feature(
+        "count", "orders in the last 90 days", ge=0, group="frequency", sign=-1,
+        high="{value} orders in the last 90 days", low="only {value} orders in the last 90 days",
+    )
+    orders_180d: pl.Int64 = _feature(
+        "count", "orders in the last 180 days", ge=0, group="frequency", sign=-1,
+        high="{value} orders in the last 180 days", low="only {value} orders in the last 180 days",
+    )
+    orders_total: pl.Int64 = _feature(
+        "count", "orders ever", ages=True, ge=1, group="frequency", segment=True, sign=-1,
+        high="{value} orders so far", low="only {value} orders so far",
+    )
+    orders_trend: float = _feature(
+        "log ratio", "orders of the last 30 days over a third of the last 90, one added to each", group="trend",
+        sign=-1, high="orders have become more frequent lately", low="orders have become rarer lately",
+    )
+    spend_7d: float = _feature(
+        "currency", "spent in the last 7 days", ge=0, group="value", sign=-1,
+        high="spent {value} in the last 7 days", low="spent only {value} in the last 7 days",
+    )
+    spend_30d: float = _feature(
+        "currency", "spent in the last 30 days", ge=0, group="value", sign=-1,
+        high="spent {value} in the last 30 days", low="spent only {value} in the last 30 days",
+    )
+    spend_90d: float = _feature(
+        "currency", "spent in the last 90 days", ge=0, group="value", sign=-1,
+        high="spent {value} in the last 90 days", low="spent only {value} in the last 90 days",
+    )
+    spend_180d: float = _feature(
+        "currency", "spent in the last 180 days", ge=0, group="value", sign=-1,
+        high="spent {value} in the last 180 days", low="spent only {value} in the last 180 days",
+    )
+    spend_total: float = _feature(
+        "currency", "spent ever", ages=True, ge=0, group="value", sign=-1, high="spent {value} so far",
+        low="spent only {value} so far",
+    )
+    spend_trend: float = _feature(
+        "log ratio", "spend of the last 30 days over a third of the last 90, one added to each", group="trend",
+        sign=-1, high="spends more lately than before", low="spends less lately than before",
+    )
+    mean_order: float = _feature(
+        "currency", "mean order", ge=0, group="value", high="an average order of {value}",
+        low="an average order of only {value}",
+    )
+    mean_order_90d: float = _feature(
+        "currency", "mean order of the last 90 days, where there is one", ge=0, nullable=True, group="value",
+        high="an average order of {value} in the last 90 days",
+        low="an average order of only {value} in the last 90 days",
+    )
+    max_order: float = _feature(
+        "currency", "largest order", ages=True, ge=0, group="value", high="a largest order of {value}",
+        low="a largest order of only {value}",
+    )
+    last_order: float = _feature(
+        "currency", "the last order", ge=0, group="value", high="a last order of {value}",
+        low="a last order of only {value}",
+    )
+    items_90d: pl.Int64 = _feature(
+        "count", "pieces in the last 90 days", ge=0, group="value", sign=-1,
+        high="{value} pieces in the last 90 days", low="only {value} pieces in the last 90 days",
+    )
+    mean_gap_days: float = _feature(
+        "days", "mean days between orders, where there are two", ge=0, nullable=True, group="regularity", sign=1,
+        high="{value} days between orders on average", low="only {value} days between orders on average",
+    )
+    gap_variation_180d: float = _feature(
+        "ratio",
+        "standard deviation over mean of the gaps that ended in the last 180 days, where there are two: 0 is clockwork",
+        ge=0, nullable=True, group="regularity", high="orders at irregular times", low="orders like clockwork",
+    )
+    longest_gap_days: float = _feature(
+        "days", "longest time between two orders, where there are two", ages=True, ge=0, nullable=True,
+        group="regularity", high="was once silent for {value} days",
+        low="was never silent for more than {value} days",
+    )
+    last_gap_days: float = _feature(
+        "days", "between the last two orders, where there are two", ge=0, nullable=True, group="regularity", sign=1,
+        high="{value} days between the last two orders", low="only {value} days between the last two orders",
+    )
+    last_gap_ratio: float = _feature(
+        "ratio", "the last gap over the mean one, where there is one", ge=0, nullable=True, group="regularity",
+        sign=1, high="took {value} times the usual time for the last order",
+        low="took only {value} times the usual time for the last order",
+    )
+    overdue_ratio: float = _feature(
+        "ratio", "recency over the mean gap, where there is one", ge=0, nullable=True, group="regularity", sign=1,
+        high="silent for {value} times the usual gap", low="silent for only {value} times the usual gap",
+    )
+    weekend_share_180d: float = _feature(
+        "share", "orders of the last 180 days on a Saturday or Sunday (UTC), where there is one", ge=0, le=1,
+        nullable=True, group="regularity", high="orders mostly at weekends", low="orders mostly on working days",
+    )
+    age_years: float = _feature(
+        "years", "age at the cut", table="customers", owner="data engineer", nullable=True, group="customer",
+        segment=True, high="is {value} years old", low="is only {value} years old",
+    )
+    tenure_days: float = _feature(
+        "days", "since joining", ages=True, table="customers", owner="data engineer", ge=0, nullable=True,
+        group="customer", segment=True, sign=-1, high="joined {value} days ago", low="joined only {value} days ago",
+    )
+    plan: str = _feature(
+        "plan", "plan at the cut", role="categorical", table="customers", owner="data engineer", nullable=True,
+        isin=["basic", "standard", "premium"], group="customer", segment=True, high="is on the plan {value}",
+        low="is on the plan {value}",
+    )
+    plan_changes_180d: pl.Int64 = _feature(
+        "count", "changes of plan in the last 180 days", table="customers", ge=0, nullable=True, group="customer",
+        high="{value} changes of plan in the last 180 days", low="{value} changes of plan in the last 180 days",
+    )
+    channel: str = _feature(
+        "channel", "where the customer came from", role="categorical", table="customers", owner="data engineer",
+        nullable=True, isin=["search", "social", "partner", "direct"], group="customer", segment=True,
+        high="came by the channel {value}", low="came by the channel {value}",
+    )
 
     churned: bool = _feature("flag", "no order in [cut, cut + horizon)", role="label")
 
 
-RAW_TABLES: Final[dict[str, type[pa.DataFrameModel]]] = {"orders": Orders, "customers": Customers}
+RAW_TABLES: Final[dict[str, type[pa.DataFrameModel]]] = {"orders": Orders, "customers": Customers, "contacts": Contacts}
 
 CONTRACT: Final = Contract.from_schemas(
     {name: model.to_schema() for name, model in RAW_TABLES.items()},
     Snapshot.to_schema(),
     sql={name: (FOLDER / name).read_text(encoding="utf-8") for name in ("snapshot.sql", "labels.sql")},
-    optional=("customers",),
+    optional=("customers", "contacts"),
+    contacts="contacts",
 )

@@ -8,6 +8,7 @@ from prefect import flow
 
 from flows.context import Context, open_context
 from flows.features import features
+from flows.go import no_go_of
 from flows.ingest import ingest
 from flows.monitor import monitor
 from flows.release import release
@@ -49,10 +50,19 @@ def lifecycle(as_of: datetime | None = None, config: TrainingConfig = DEFAULT_CO
 
 
 def release_winner(context: Context, promotion: Decision) -> Decision:
-    """Open a rollout for a promoted version; where one is open already advance that, and say that the version waits."""
+    """Open a rollout for a promoted version whose development ended with a go.
+
+    Where one is open already advance that, and say that the version waits.
+    """
     if promotion.verdict != "promote":
         return release()
     version = int(promotion.evidence["model_version"] or 0)
+    refusal = no_go_of(context.engine, str(version))
+    if refusal is not None:
+        refused = Decision("release", "refuse", f"version {version} is not released by itself: {refusal}. A person "
+                           f"may: `make release VERSION={version} WHO=name WHY=text`")
+        record_decision(context.engine, refused, as_of=context.as_of, subject=str(version))
+        return refused
     if rollouts.open_rollout(context.engine) is None:
         return release(version=version, who="lifecycle", why=promotion.reason)
     advanced = release()

@@ -19,6 +19,7 @@ from flows.settings import REPO, load_place, load_settings
 from models.charter import Charter
 from models.decision import Decision
 from models.errors import PipelineError, PlatformError, ReleaseError
+from models.go import judge_deployment
 from tasks import rollouts
 from tasks.clock import platform_now
 from tasks.model_registry import fetch_payload, mirror_champion
@@ -150,9 +151,10 @@ def follow_schedule(place: ReleasePlace) -> bool:
 
 
 def record(place: ReleasePlace, charter: Charter, rollout: RolloutRow, decision: Decision) -> Decision:
-    """Write a verdict to the ledger and the log."""
-    record_decision(place.engine, decision, as_of=platform_now(place.engine, charter), subject=rollout.release_id,
-                    flow_run_id=flow_run.id)
+    """Write a verdict to the ledger and the log, and what it means for the deployment where it ends the rollout."""
+    for one in filter(None, (decision, judge_deployment(decision))):
+        record_decision(place.engine, one, as_of=platform_now(place.engine, charter), subject=rollout.release_id,
+                        flow_run_id=flow_run.id)
     get_run_logger().info("%s: %s: %s", decision.gate, decision.verdict, decision.reason)
     return decision
 
@@ -188,8 +190,9 @@ def main(arguments: list[str] | None = None) -> int:
         if given.rollback:  # without Prefect's server: it must work when that does not
             decision = roll_back(place, who=given.who, why=given.why)
             serving = rollouts.champion(place.engine)  # what is live now is live because of this
-            record_decision(place.engine, decision, as_of=platform_now(place.engine, charter),
-                            subject=serving.release_id if serving else None)
+            for one in filter(None, (decision, judge_deployment(decision))):
+                record_decision(place.engine, one, as_of=platform_now(place.engine, charter),
+                                subject=serving.release_id if serving else None)
             mirror_champion(place.home, model_name=charter.name, version=champion_version(place))
         else:
             decision = release(version=given.version, who=given.who, why=given.why, strategy=given.strategy)

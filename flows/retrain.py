@@ -10,6 +10,7 @@ from prefect import flow, get_run_logger
 from prefect.concurrency.sync import concurrency
 from prefect.runtime import flow_run
 
+from flows.go import no_go_of
 from flows.release import release
 from flows.settings import load_place, load_settings
 from flows.train import train
@@ -90,9 +91,16 @@ def _train_and_release(decision_id: str, engine: sa.Engine, as_of: datetime) -> 
     except Exception as error:
         _write_down(engine, as_of, decision_id, f"the retraining failed: {one_line(error)}", failed=1)
         raise
+    if promotion.verdict == "wait":  # no cool-down: once there are enough cuts, the next check that asks is heard
+        _write_down(engine, as_of, decision_id, f"retrained in vain, {promotion.reason}", failed=1)
     if promotion.verdict != "promote":
         return
     version = str(promotion.evidence["model_version"])
+    refusal = no_go_of(engine, version)
+    if refusal is not None:
+        _write_down(engine, as_of, decision_id, f"retrained, but version {version} is not released by itself: "
+                    f"{refusal}. A person may: make release VERSION={version}")
+        return
     under_way = open_rollout(engine)
     if under_way is not None:
         _write_down(engine, as_of, decision_id, f"retrained, but version {version} waits: a rollout of "

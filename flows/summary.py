@@ -23,14 +23,17 @@ class Stages:
     """Times stages and says on stderr when one begins and ends, so that a long one is seen to run."""
 
     seconds: dict[str, float] = field(default_factory=dict)
+    loud: bool = True
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        say(f"{name} ...")
+        if self.loud:
+            say(f"{name} ...")
         begun = time.monotonic()
         yield
         self.seconds[name] = time.monotonic() - begun
-        say(f"{name}: {self.seconds[name]:.1f} s")
+        if self.loud:
+            say(f"{name}: {self.seconds[name]:.1f} s")
 
 
 def say(line: str) -> None:
@@ -72,9 +75,12 @@ def summarise(
                   f"{evidence['test_cuts']}"),
         ("value", f"{_number(evidence, 'monthly_value'):+,.0f} a month expected from the top "
                   f"{context.charter.value.contact_budget:,} customers; the charter claims "
-                  f"{context.charter.value.monthly:+,.0f}"),
+                  f"{context.charter.claim_a_month:+,.0f}"),
         ("gate", f"{promotion.verdict}: {promotion.reason}"),
     ]
+    card = context.home.reports / f"card-v{evidence.get('model_version')}" / "model-card.html"
+    if card.exists():
+        lines.append(("card", card.as_uri()))
     if rollout is None:
         lines.append(("release", "none: a release needs a running platform, `make run`"))
     else:
@@ -90,22 +96,28 @@ def summarise(
     if drift is not None:
         lines.append(("drift", f"{drift.verdict}: {drift.reason}"))
     if rollout is not None:
-        lines += _addresses(context)
+        lines += _addresses(context, promotion)
     lines.append(("seconds", "   ".join(f"{name} {value:.1f}" for name, value in stages.seconds.items())))
     decisions = {"promotion": promotion, "release": rollout, "drift": drift}
     return Summary(tuple(lines), stages.seconds, decisions, _curl(context) if champion else None)
 
 
-def _addresses(context: Context) -> list[tuple[str, str]]:
+def _addresses(context: Context, promotion: Decision) -> list[tuple[str, str]]:
     """Where to look; each line stands only if there is something to see."""
     settings, report = context.settings, context.home.reports / f"drift-{context.as_of:%Y-%m-%d}.html"
     lines = [
         ("prefect", f"http://{settings.host}:{settings.prefect_port}"),
         ("password", f"the Prefect UI asks for the line in {context.home.run / 'prefect-auth'}"),
-        ("mlflow", f"http://{settings.host}:{settings.mlflow_port}"),
+        ("mlflow", f"http://{settings.host}:{settings.mlflow_port}{mlflow_page(promotion)}"),
         ("docs", f"http://{settings.host}:{settings.api_port}/docs"),
     ]
     return [*lines, ("report", report.as_uri())] if report.exists() else lines
+
+
+def mlflow_page(promotion: Decision) -> str:
+    """Where MLflow's UI shows the run beside the others of its experiment."""
+    experiment = promotion.evidence.get("experiment_id")
+    return f"/#/experiments/{experiment}/runs?workflowType=machine_learning" if experiment else ""
 
 
 def _number(evidence: Mapping[str, float | int | str | None], name: str) -> float:

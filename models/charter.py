@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from models.errors import ConfigError, nearest
+from models.team import DEFAULT_OWNERS, DEFAULT_TEAM, KeyMetricName
 
 
 class _Section(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
@@ -61,15 +62,46 @@ class Value(_Section):
     monthly_churners: int = Field(gt=0)
     share_found: float = Field(gt=0, le=1, description="share of churners the model is expected to find")
     share_who_stay: float = Field(gt=0, le=1, description="share of contacted churners who stay")
-    worth_of_saved: float = Field(gt=0, description="money a saved customer brings a month")
+    price_a_month: float | None = Field(None, gt=0, description="what a customer pays without an offer")
+    discounted_price: float | None = Field(None, gt=0, description="what a customer who takes the offer pays a month; "
+                                           "then it is what a saved one brings")
+    worth_of_saved: float = Field(gt=0, description="money a saved customer brings a month; unless discounted_price "
+                                  "says it")
     cost_of_contact: float = Field(0, ge=0)
     contact_budget: int = Field(gt=0, description="customers that may be contacted at one cut")
     holdout_share: float = Field(0.05, ge=0, lt=1, description="never contacted, to keep the measurement honest")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _worth_is_the_discounted_price(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("discounted_price") is not None and "worth_of_saved" not in given:
+            return {**given, "worth_of_saved": given["discounted_price"]}
+        return given
+
+    @model_validator(mode="after")
+    def _prices_agree(self) -> Value:
+        price, discounted = self.price_a_month, self.discounted_price
+        if discounted is not None and discounted != self.worth_of_saved:
+            raise ValueError(f"worth_of_saved is {self.worth_of_saved:g} and discounted_price {discounted:g}: what a "
+                             "saved customer brings is said twice; leave one out")
+        if price is not None and discounted is not None and discounted > price:
+            raise ValueError(f"discounted_price is {discounted:g}, at most price_a_month ({price:g})")
+        return self
+
+    @property
+    def saved(self) -> float:
+        """Customers saved a month by the charter's own claim: churners x found x stay."""
+        return self.monthly_churners * self.share_found * self.share_who_stay
+
     @property
     def monthly(self) -> float:
-        """Money a month by the charter's own claim: churners x found x stay x worth."""
-        return self.monthly_churners * self.share_found * self.share_who_stay * self.worth_of_saved
+        """Money a month by the charter's own claim, contacts not yet paid: saved customers x worth."""
+        return self.saved * self.worth_of_saved
+
+    @property
+    def at_stake(self) -> float | None:
+        """Money a month that goes with the churners at full price; None where no price is stated."""
+        return None if self.price_a_month is None else self.monthly_churners * self.price_a_month
 
 
 class Requirements(_Section):
@@ -85,6 +117,12 @@ class Requirements(_Section):
                                            "batch is refused; null: as max_data_age_days")
     max_late_share: float = Field(0.05, ge=0, le=1, description="more rows that are learnt of after the label delay "
                                   "(or a day, if that is longer): shown; refusing would not make them punctual")
+    protected: tuple[str, ...] = Field((), description="features whose levels the gate compares: who is contacted, "
+                                       "and which churners are found")
+    explanations: int = Field(3, ge=0, description="strongest reasons shown with a score; 0: none")
+    compliance: tuple[str, ...] = Field((), description="what law and policy ask, a sentence each; in the model card")
+    running_cost_a_month: float = Field(0, ge=0, description="what running the pipeline costs, contacts apart")
+    budget_a_month: float | None = Field(None, gt=0, description="what contacts and running may cost; null: no limit")
 
 
 class Training(_Section):
@@ -93,6 +131,9 @@ class Training(_Section):
     train_cuts: int = Field(6, gt=0, description="latest training cuts used")
     least_rows: int = Field(500, gt=0, description="mature training labels needed")
     least_churners: int = Field(50, gt=0, description="churned and kept rows needed, each, in training and in test")
+    max_single_auc: float = Field(0.99, gt=0.5, lt=1, description="AUC of one feature, or of a pair, above which it is "
+                                  "taken for a leak of the label, and training is refused")
+    cost_of_retraining: float = Field(0, ge=0, description="money a retraining costs: machines, and who looks at it")
 
 
 class PromotionGate(_Section):
@@ -104,6 +145,28 @@ class PromotionGate(_Section):
     margin: float = Field(0, ge=0, description="money a cut the interval's lower end must exceed")
     confidence: float = Field(0.95, gt=0.5, lt=1)
     resamples: int = Field(1000, ge=100)
+    calibration_slope: tuple[float, float] = Field((0.5, 2.0), description="least and greatest slope of the outcome "
+                                                   "on the score, both as log-odds; 1 is calibrated")
+    max_segment_loss: float = Field(0.02, ge=0, lt=0.5, description="AUC that may surely be lost to the champion in "
+                                    "any segment")
+    least_segment_auc: float = Field(0.5, gt=0, lt=1, description="a first model that is surely below it in any "
+                                     "segment is refused")
+    least_segment_rows: int = Field(100, gt=0, description="rows of a segment, or of a level of a protected column, "
+                                    "that is judged")
+    least_segment_churners: int = Field(20, gt=0, description="churned and kept rows of it, each")
+    max_contact_gap: float = Field(0.25, gt=0, le=1, description="share contacted, between any two levels of a "
+                                   "protected column")
+    max_found_gap: float = Field(0.25, gt=0, le=1, description="share of churners found, between any two levels of "
+                                 "a protected column")
+    max_scoring_ms: float = Field(0.5, gt=0, description="CPU milliseconds a row, median of repeated predictions "
+                                  "of a batch")
+
+    @field_validator("calibration_slope")
+    @classmethod
+    def _around_one(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= 1 <= value[1]:
+            raise ValueError(f"calibration_slope is {list(value)}; it must hold 1, and its lower end be above 0")
+        return value
 
 
 class Rollout(_Section):
@@ -161,14 +224,49 @@ class Charter(_Section):
     promotion: PromotionGate = PromotionGate()
     rollout: Rollout = Rollout()
     drift: DriftPolicy = DriftPolicy()
-    owners: dict[str, str] = Field(default_factory=dict, description="gate -> role that owns its alarms")
+    team: dict[str, str] = Field(default_factory=dict, description="role -> what it answers for; none: the default one")
+    owners: dict[str, str] = Field(default_factory=dict, description="gate, alarm or deployment -> role that owns it")
+    metrics: dict[str, dict[KeyMetricName, float]] = Field(default_factory=dict, description="role -> key metric -> "
+                                                           "level it asks for")
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """The team: role -> what it answers for."""
+        return self.team or dict(DEFAULT_TEAM)
+
+    def owner(self, name: str) -> str:
+        """The role that owns a gate, an alarm or a deployment.
+
+        Raises:
+            ConfigError: nobody owns it.
+        """
+        role = self.owners.get(name) or DEFAULT_OWNERS.get(name)
+        if role is None:
+            raise ConfigError(f"nobody owns {name!r}: name a role under owners in the charter")
+        return role
+
+    @property
+    def contacts_a_month(self) -> float:
+        """Customers contacted a month when every cut spends its budget."""
+        return self.value.contact_budget / self.problem.snapshot_every_months
+
+    @property
+    def cost_a_month(self) -> float:
+        """Money a month for contacts and for running."""
+        return self.contacts_a_month * self.value.cost_of_contact + self.requirements.running_cost_a_month
+
+    @property
+    def claim_a_month(self) -> float:
+        """Money a month the charter claims once the contacts are paid: what a measured value compares with."""
+        return self.value.monthly - self.contacts_a_month * self.value.cost_of_contact
 
 
 def load_charter(path: Path) -> Charter:
     """Read a charter.
 
     Raises:
-        ConfigError: the file is missing, no YAML mapping, has an unknown key, or a value out of range.
+        ConfigError: the file is missing, no YAML mapping, has an unknown key, or a value out of range; or its parts
+            contradict each other. A released `charter.json` is not asked the last: it was accepted once.
     """
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -179,9 +277,33 @@ def load_charter(path: Path) -> Charter:
     if not isinstance(document, dict):
         raise ConfigError(f"cannot read the charter {path}: it holds {type(document).__name__}, not a mapping of keys")
     try:
-        return Charter.model_validate(document)
+        charter = Charter.model_validate(document)
     except ValidationError as error:
         raise ConfigError(f"cannot use the charter {path}: {_first_fault(error)}") from None
+    contradiction = _contradiction(charter)
+    if contradiction:
+        raise ConfigError(f"cannot use the charter {path}: {contradiction}")
+    return charter
+
+
+def _contradiction(charter: Charter) -> str | None:
+    """The first statement of a charter that another one of it denies."""
+    value = charter.value
+    for name in ("contact_budget", "monthly_churners"):
+        if getattr(value, name) > value.customers:
+            return (f"value.{name} is {getattr(value, name):,}, at most value.customers ({value.customers:,}). Lower "
+                    "it, or count the customers again")
+    for name in charter.owners:
+        if name not in DEFAULT_OWNERS:
+            return f"owners.{name} is no gate, alarm or deployment; {nearest(name, DEFAULT_OWNERS)}"
+    for name in DEFAULT_OWNERS:
+        if charter.owner(name) not in charter.roles:
+            return (f"{name} is owned by {charter.owner(name)!r}, who is not in the team "
+                    f"({', '.join(charter.roles)}). Add the role to team, or name another one under owners")
+    for role in charter.metrics:
+        if role not in charter.roles:
+            return f"metrics.{role}: not in the team; {nearest(role, charter.roles)}"
+    return None
 
 
 def _first_fault(error: ValidationError) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from functools import cached_property
@@ -21,6 +22,7 @@ Role = Literal[
 Dimension = Literal["accuracy", "completeness", "consistency", "timeliness"]
 DTYPES: Final = ("string", "int64", "float64", "decimal", "timestamp", "bool")
 FEATURE_ROLES: Final = ("numeric", "categorical")
+PRESENTATION: Final = ("group", "segment", "sign", "reason", "reason_low")  # said of a column, computed by nothing
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,11 @@ class Column:
     not_before: str | None = None  # of a raw column: TABLE.COLUMN of the row it refers to, never later than this one
     ages: bool = False  # of a feature: grows with the age of the data, so that its drift is no news
     owner: str = ""  # of a feature: the role that answers for its meaning
+    group: str = ""  # of a feature: what it is made with; groups are added one by one to see what each is worth
+    segment: bool = False  # of a feature: scores are also reported for each of its values (or quarters)
+    sign: int = 0  # of a feature: +1 more of it means more churn, -1 less; 0 is not stated
+    reason: str = ""  # of a feature: in words, where it is high; {value} stands for it
+    reason_low: str = ""  # of a feature: in words, where it is low
     minimum: float | None = None  # least value allowed, where there is one
     categories: tuple[str, ...] = ()
     checks: tuple[Check, ...] = ()
@@ -83,6 +90,7 @@ class Contract:
     sql: Mapping[str, str]
     parameters: Mapping[str, int | None] = field(default_factory=dict)  # the charter's, which the SQL uses by name
     absent: tuple[str, ...] = ()  # optional tables the source lacks; the SQL finds them empty
+    contacts: str | None = None  # the optional table that says who was contacted, and when
 
     @property
     def present(self) -> tuple[Table, ...]:
@@ -116,8 +124,18 @@ class Contract:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Twelve hex digits over names, types, roles, checks, units and the bytes of the SQL."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
+        """Twelve hex digits over names, types, roles, checks, units and the bytes of the SQL.
+
+        How a column is presented is left out: a reworded reason is no other feature view. So is who was contacted,
+        unless the SQL reads it: that says which rows count, not what they hold.
+        """
+        aside = self.contacts
+        if aside and not any(re.search(rf"\b{re.escape(aside)}\b", re.sub(r"--[^\n]*", "", text))
+                             for text in self.sql.values()):
+            features = replace(self, tables=tuple(table for table in self.tables if table.name != aside),
+                               absent=tuple(name for name in self.absent if name != aside), contacts=None)
+            return features.fingerprint
+        return hashlib.sha256(self._json(without=PRESENTATION).encode()).hexdigest()[:12]
 
     @property
     def view_name(self) -> str:
@@ -148,10 +166,15 @@ class Contract:
         """What a release carries. A field that holds its default is left out: a field that columns get one day must
         not rename the contract, and with it the feature view, of a release that serves.
         """
+        return self._json()
+
+    def _json(self, *, without: tuple[str, ...] = ()) -> str:
         raw = asdict(self)
         for column in [*raw["snapshot"], *(column for table in raw["tables"] for column in table["columns"])]:
-            for name in [name for name, default in _DEFAULTS.items() if column[name] == default]:
+            for name in [name for name, default in _DEFAULTS.items() if column[name] == default or name in without]:
                 del column[name]
+        if self.contacts is None:
+            del raw["contacts"]
         return json.dumps(raw, sort_keys=True, separators=(",", ":"))
 
     @staticmethod
@@ -168,29 +191,42 @@ class Contract:
             sql=raw["sql"],
             absent=tuple(raw["absent"]),
             parameters=raw["parameters"],
+            contacts=raw.get("contacts"),
         )
 
     @staticmethod
     def from_schemas(
-        tables: Mapping[str, Any], snapshot: Any, *, sql: Mapping[str, str], optional: Iterable[str] = ()
+        tables: Mapping[str, Any], snapshot: Any, *, sql: Mapping[str, str], optional: Iterable[str] = (),
+        contacts: str | None = None,
     ) -> Contract:
         """Build the contract from Pandera schemas (`Model.to_schema()`), read by attribute.
 
-        `optional` names the raw tables a source may lack.
+        `optional` names the raw tables a source may lack, `contacts` the one of them that says who was contacted.
 
         Raises:
-            ConfigError: a column lacks its role, unit or description, or has a type outside `DTYPES`.
+            ConfigError: a column lacks its role, unit or description, or has a type outside `DTYPES`; the table of
+                contacts is not optional, or says not who or when.
         """
         lackable = set(optional)
         raw = tuple(Table(name, name in lackable, _columns(name, schema)) for name, schema in tables.items())
         columns = _columns("snapshot", snapshot)
+        if contacts is not None:
+            _check_contacts(contacts, raw)
         return Contract(
             entity_key=next(column.name for column in columns if column.role == "entity_key"),
             label=next(column.name for column in columns if column.role == "label"),
             tables=raw,
             snapshot=tuple(column for column in columns if column.role != "label"),
             sql=dict(sql),
+            contacts=contacts,
         )
+
+
+def _check_contacts(name: str, tables: Iterable[Table]) -> None:
+    table = next((one for one in tables if one.name == name), None)
+    if table is None or not table.optional or not (table.column("entity_key") and table.column("event_time")):
+        raise ConfigError(f"the table of contacts is {name!r}; it must be optional, with an entity key and an event "
+                          "time")
 
 
 def _column(raw: Mapping[str, Any]) -> Column:
@@ -233,11 +269,23 @@ def _from_pandera(table: str, name: str, column: Any) -> Column:
         not_before=not_before,
         ages=bool(metadata.get("ages")),
         owner=metadata.get("owner", ""),
+        group=metadata.get("group", ""),
+        segment=bool(metadata.get("segment")),
+        sign=_sign(table, name, metadata.get("sign", 0)),
+        reason=metadata.get("reason", ""),
+        reason_low=metadata.get("reason_low", ""),
         minimum=next((float(check.statistics["min_value"]) for check in column.checks
                       if "min_value" in check.statistics), None),
         categories=tuple(categories),
         checks=tuple(checks),
     )
+
+
+def _sign(table: str, name: str, sign: Any) -> int:
+    if sign not in (-1, 0, 1):
+        raise ConfigError(f"column {table}.{name} has the sign {sign!r}; known: 1 (more of it, more churn), -1, 0 (not "
+                          "stated)")
+    return int(sign)
 
 
 def _check(table: str, name: str, check: Any, metadata: Mapping[str, Any]) -> Check:

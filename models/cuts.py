@@ -7,7 +7,7 @@ label is mature at `as_of >= cut + horizon + label delay`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from models.charter import Problem
@@ -61,7 +61,7 @@ def plan_cuts(
     train = [cut for cut in mature if test and cut + problem.horizon <= test[0]][-train_cuts:]
     if len(test) == test_cuts and train:
         return CutPlan(tuple(train), tuple(test))
-    first = first_sufficient(problem, test_cuts=test_cuts, first_event=max(first_event, not_before or first_event))
+    first = first_sufficient(problem, test_cuts=test_cuts, first_event=first_event, not_before=not_before)
     raise DataError(
         f"cannot train as of {as_of:%Y-%m-%d}: {len(mature)} cuts have mature labels "
         f"({', '.join(f'{cut:%Y-%m-%d}' for cut in mature) or 'none'}), needed are {test_cuts} to test and one to "
@@ -69,9 +69,24 @@ def plan_cuts(
     )
 
 
-def first_sufficient(problem: Problem, *, test_cuts: int = TEST_CUTS, first_event: datetime) -> datetime:
-    """The earliest `as_of` with `test_cuts` mature cuts and one training cut a horizon before them."""
-    year_later = datetime(first_event.year + 3 + test_cuts, 1, 1, tzinfo=UTC)
-    cuts = regular_cuts(problem, first_event=first_event, until=year_later)
+def first_sufficient(
+    problem: Problem, *, test_cuts: int = TEST_CUTS, first_event: datetime, not_before: datetime | None = None
+) -> datetime:
+    """The earliest `as_of` with `test_cuts` mature cuts and one training cut a horizon before them.
+
+    Args:
+        not_before: the earliest cut that counts; None: the first there is.
+    """
+    start = max(first_event, not_before - problem.horizon) if not_before else first_event
+    # A horizon of history, one from the training cut to the test cut, and there is a cut a year at least.
+    enough = 2 * problem.horizon + timedelta(days=366 * (2 + test_cuts))
+    cuts = regular_cuts(problem, first_event=start, until=start + enough)
     test = [cut for cut in cuts if cut >= cuts[0] + problem.horizon][:test_cuts]
     return test[-1] + problem.maturity
+
+
+def next_mature(problem: Problem, *, first_event: datetime, as_of: datetime) -> datetime:
+    """The earliest `as_of` after this one at which one more cut has mature labels."""
+    later = max(first_event, as_of) + problem.horizon + timedelta(days=366)  # a January at the latest
+    cuts = regular_cuts(problem, first_event=first_event, until=later)
+    return next(cut + problem.maturity for cut in cuts if cut + problem.maturity > as_of)

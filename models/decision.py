@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-# Every gate, the verdicts it can give, and the role that owns it. A verdict that is not listed cannot be recorded.
+# Every gate and the verdicts it can give (`models.team.DEFAULT_OWNERS` says who owns it). A verdict that is not listed
+# cannot be recorded.
 VERDICTS: Final[Mapping[str, tuple[str, ...]]] = {
     "data": ("accept", "refuse"),
-    "promotion": ("promote", "keep"),
+    "promotion": ("promote", "keep", "wait"),
     "smoke": ("pass", "refuse"),
     "canary": ("advance", "hold", "roll back"),
     "release": ("release", "refuse", "rolled back"),
@@ -18,6 +19,9 @@ VERDICTS: Final[Mapping[str, tuple[str, ...]]] = {
     "erasure": ("begun", "erased"),
     "retention": ("drop",),
     "value": ("use", "keep"),
+    "go": ("go", "no go"),
+    "study": ("seldom", "every 12 months", "every 6 months", "every 3 months", "every 2 months", "every month",
+              "no answer"),
 }
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from models.calibration import log_losses, squared_errors
 from models.charter import Value
+from models.errors import DataError
+from models.ranks import Ranked, auc, money, rank, realised_value, taken_by_budget
+
+__all__ = ["Metrics", "Ranked", "auc", "evaluate", "measure", "rank", "realised_value"]
 
 
 @dataclass(frozen=True)
@@ -28,84 +32,42 @@ class Metrics:
         return {f"{prefix}{name}": float(value) for name, value in asdict(self).items()}
 
 
-@dataclass(frozen=True)
-class Ranked:
-    """A score sorted once, so that many resamples need no sorting again."""
-
-    order: np.ndarray
-    starts: np.ndarray  # where each run of equal scores begins
-
-    @staticmethod
-    def of(score: np.ndarray) -> Ranked:
-        order = np.argsort(score, kind="stable")
-        ordered = score[order]
-        return Ranked(order, np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]]))
-
-    def auc(self, y: np.ndarray, weight: np.ndarray | None = None) -> float:
-        """Area under the ROC curve with case weights, ties counted half (Mann-Whitney); NaN for a single class."""
-        weights = np.ones(len(y)) if weight is None else weight
-        positive = np.add.reduceat((weights * y)[self.order], self.starts)
-        negative = np.add.reduceat((weights * (1 - y))[self.order], self.starts)
-        total = positive.sum() * negative.sum()
-        if total == 0:
-            return float("nan")
-        below = np.cumsum(negative) - negative
-        return float((positive * (below + negative / 2)).sum() / total)
-
-
-def auc(y: np.ndarray, score: np.ndarray) -> float:
-    """Area under the ROC curve."""
-    return Ranked.of(score).auc(np.asarray(y, dtype=float))
-
-
-def realised_value(
-    y: np.ndarray, order: np.ndarray, value: Value, weight: np.ndarray | None = None
-) -> float:
-    """Money a cut: of the top K, churners x share who stay x worth, minus K x cost.
-
-    Args:
-        y: 1 where the customer churned, shape (n,).
-        order: row numbers by falling score.
-        weight: how often each row stands in a bootstrap sample; K counts with it.
-    """
-    weights = (np.ones(len(y)) if weight is None else weight)[order]
-    before = np.cumsum(weights) - weights
-    taken = np.clip(value.contact_budget - before, 0, weights)
-    found = float((taken * y[order]).sum())
-    return found * value.share_who_stay * value.worth_of_saved - float(taken.sum()) * value.cost_of_contact
-
-
-def rank(score: np.ndarray, entities: Any) -> np.ndarray:
-    """Row numbers by falling score; ties by entity, so a ranking never depends on the order of rows."""
-    return np.lexsort((np.asarray(entities).astype(str), -score))
-
-
-def evaluate(rows: pd.DataFrame, probability: np.ndarray, *, label: str, entity: str, value: Value) -> Metrics:
-    """Every metric of one model on held-out rows of one cut or several.
+def evaluate(
+    rows: pd.DataFrame, probability: np.ndarray, *, label: str, entity: str, value: Value,
+    weight: np.ndarray | None = None,
+) -> Metrics:
+    """Every metric of one model on held-out rows of one cut or several; see `measure`.
 
     Raises:
-        ValueError: one class only (by scikit-learn).
+        DataError: one class only.
     """
-    from sklearn.metrics import average_precision_score, brier_score_loss, log_loss
-
     y = rows[label].to_numpy(dtype=float)
-    order = rank(probability, rows[entity])
-    contacted = min(value.contact_budget, len(y))
-    top = y[order[:contacted]]
+    if not 0 < y.sum() < len(y):
+        raise DataError(f"cannot evaluate {len(y):,} rows of which {int(y.sum()):,} churned: it takes both who churned "
+                        "and who stayed. Take a longer range, or look at the label")
+    return measure(y, probability, rows[entity].to_numpy(), value=value, weight=weight)
+
+
+def measure(
+    y: np.ndarray, probability: np.ndarray, entities: np.ndarray, *, value: Value, weight: np.ndarray | None = None
+) -> Metrics:
+    """Every metric of one model on rows that have both classes.
+
+    Args:
+        y: labels, shape (n,); `probability` and `entities` of the same rows.
+        weight: how many customers each row stands for; the contact budget counts with it. None: one.
+    """
+    weights = np.ones(len(y)) if weight is None else weight
+    order, ranked = rank(probability, entities), Ranked.of(probability)
+    taken = taken_by_budget(weights[order], value.contact_budget)
+    found, contacted, churners = float(taken @ y[order]), float(taken.sum()), float(weights @ y)
     return Metrics(
-        auc=auc(y, probability),
-        average_precision=float(average_precision_score(y, probability)),
-        brier=float(brier_score_loss(y, probability)),
-        log_loss=float(log_loss(y, np.clip(probability, 1e-9, 1 - 1e-9))),
-        churners_found=float(top.sum() / y.sum()),
-        lift=float(top.mean() / y.mean()),
-        value=realised_value(y, order, value),
-        contacted=contacted,
+        auc=ranked.auc(y, weights),
+        average_precision=ranked.average_precision(y, weights),
+        brier=float(np.average(squared_errors(y, probability), weights=weights)),
+        log_loss=float(np.average(log_losses(y, probability), weights=weights)),
+        churners_found=found / churners,
+        lift=(found / contacted) / (churners / float(weights.sum())),
+        value=float(money(found, contacted, value)),
+        contacted=round(contacted),
     )
-
-
-def budget_threshold(probability: np.ndarray, budget: int) -> float:
-    """The probability of the last customer the contact budget has room for; 0 where it has room for all."""
-    if len(probability) <= budget:
-        return 0.0
-    return float(np.sort(probability)[::-1][budget - 1])

@@ -70,13 +70,17 @@ def feature_frame(rows: pd.DataFrame, contract: Contract) -> pd.DataFrame:
     """The contract's features by name and in its order: numeric as float64 with NaN, categorical as str with None.
 
     Raises:
-        DataError: a feature is missing, or a numeric one holds something else.
+        DataError: a feature is missing, or a numeric one holds something else or is infinite.
     """
     for name in contract.feature_names:
         if name not in rows.columns:
             raise DataError(f"cannot score rows without {name!r}; {nearest(name, map(str, rows))}")
-    words = rows[contract.categorical].astype(object)
-    frame = pd.concat([_numbers(rows[contract.numeric]), words.where(words.notna(), None)], axis=1)
+    words, numbers = rows[contract.categorical].astype(object), _numbers(rows[contract.numeric])
+    if np.isinf(numbers.to_numpy()).any():
+        infinite = np.isinf(numbers).sum()
+        raise DataError(f"cannot score rows: {infinite.idxmax()!r} is infinite in {infinite.max():,} of {len(rows):,}; "
+                        "a ratio over zero is missing, not infinite")
+    frame = pd.concat([numbers, words.where(words.notna(), None)], axis=1)
     return frame[contract.feature_names]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -11,13 +13,22 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, Field, field_validator, model_validator
 
+from models.baselines import Baseline, baseline_values, best_single_column, one_column_scores
 from models.charter import Charter
+from models.contacts import row_weights
 from models.contract import Contract
-from models.cuts import CutPlan
-from models.errors import DataError
-from models.estimators import ESTIMATORS, Baseline, EstimatorName, best_single_column, make_pipeline, out_of_fold
-from models.metrics import Metrics, auc, budget_threshold, evaluate
-from models.scorer import feature_frame, predict
+from models.estimators import EstimatorName, fit_pipeline
+from models.importance import permutation_importance
+from models.metrics import Metrics, evaluate
+from models.platt import Calibration, choose_calibration, fold_in, rescale
+from models.ranks import Ranked
+from models.scorer import predict
+from models.search import FoldData, Search, Trial, search
+from models.threshold import best_threshold
+from models.training_rows import check_enough, check_weight, labels_of, split_rows
+from models.walk_forward import Folds, make_folds
+
+__all__ = ["Candidate", "TrainingConfig", "check_enough", "fit_candidate", "split_rows"]
 
 
 class TrainingConfig(BaseModel, frozen=True, extra="forbid"):
@@ -26,6 +37,9 @@ class TrainingConfig(BaseModel, frozen=True, extra="forbid"):
     train_cuts: int | None = Field(None, gt=0, description="latest training cuts; null: the charter's")
     window: Literal["combined", "new"] = Field("combined", description="new: only cuts from `not_before` on")
     not_before: datetime | None = Field(None, description="first cut of a `new` window")
+    trials: int = Field(10, gt=0, description="hyper-parameters tried; the first two are the estimators' starts")
+    search_seconds: float = Field(600, gt=0, description="no further trial begins after so many seconds; where this "
+                                  "bites, another machine may choose another model")
     random_state: int = 7
 
     @field_validator("not_before")
@@ -46,95 +60,115 @@ class Candidate:
     """A fitted model and what held-out rows say about it."""
 
     estimator: EstimatorName
-    pipeline: Any
+    pipeline: Any  # calibrated; this very object ships
     threshold: float  # contact from this probability on; chosen on training rows the model had not seen
-    metrics: Metrics
+    metrics: Metrics  # of the test rows, with their weights
     probability: np.ndarray  # of the test rows, shape (n,)
     baseline: Baseline
     baseline_auc: float
     importance: Mapping[str, float]
-    validation_loss: Mapping[str, float]
-
-
-def split_rows(rows: pd.DataFrame, plan: CutPlan) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """`(train, test)` by the plan's cuts; each sorted as given, index renewed."""
-    train = rows[rows["event_timestamp"].isin(list(plan.train))].reset_index(drop=True)
-    test = rows[rows["event_timestamp"].isin(list(plan.test))].reset_index(drop=True)
-    return train, test
-
-
-def check_enough(train: pd.DataFrame, test: pd.DataFrame, contract: Contract, charter: Charter, *, as_of: datetime,
-                 next_as_of: datetime) -> None:
-    """Refuse to train on too little.
-
-    Raises:
-        DataError: too few mature labels, or too few of one class; says how many there are, how many are
-            needed, and the first `as_of` that could do.
-    """
-    needs = charter.training
-    churners = min(int(part[contract.label].sum()) for part in (train, test))
-    stayed = min(int((1 - part[contract.label]).sum()) for part in (train, test))
-    if len(train) >= needs.least_rows and min(churners, stayed) >= needs.least_churners:
-        return
-    raise DataError(
-        f"cannot train as of {as_of:%Y-%m-%d}: {len(train):,} mature training labels, needed are {needs.least_rows:,}; "
-        f"fewest churners {churners:,} and stayers {stayed:,} in training or test, needed are {needs.least_churners:,} "
-        f"each. The first AS_OF with one more cut is {next_as_of:%Y-%m-%d}"
-    )
+    validation_loss: Mapping[str, float]  # of each estimator, its best trial's
+    params: Mapping[str, float] = field(default_factory=dict)  # the chosen hyper-parameters
+    trials: tuple[Trial, ...] = ()
+    search_ended: str = ""  # in words: "10 trials", "interrupted after 4 trials", ...
+    interrupted: bool = False  # Ctrl-C ended the search; the candidate is the best of what was finished
+    validation: str = ""  # in words: which cuts, or why groups of customers
+    calibration: Calibration | None = None
+    baselines: Mapping[str, np.ndarray] = field(default_factory=dict)  # one-column models: probability of test rows
+    baseline_values: Mapping[str, float] = field(default_factory=dict)  # money a cut: nobody, everyone, a column
+    timings: Mapping[str, float] = field(default_factory=dict)  # seconds of each part
 
 
 def fit_candidate(
-    train: pd.DataFrame, test: pd.DataFrame, contract: Contract, charter: Charter, config: TrainingConfig
+    train: pd.DataFrame, test: pd.DataFrame, contract: Contract, charter: Charter, config: TrainingConfig, *,
+    on_trial: Callable[[Trial], None] | None = None, weight: np.ndarray | None = None,
 ) -> Candidate:
-    """Fit every estimator, keep the one with the least cross-validated log loss, and score the test rows once.
+    """Search, fit what was found on all training rows, calibrate it, and score the test rows once.
 
-    The choice and the threshold use out-of-fold scores of training rows, so the test rows judge a model
-    that was chosen without them.
+    The choice, the calibration and the threshold use scores of training rows by models that had not seen them
+    (`walk_forward`), so the test rows judge a model that was made without them.
+
+    Args:
+        on_trial: called after each trial of the search.
+        weight: how much each training row counts, shape (n,); None: each once.
+
+    Raises:
+        DataError: rows that cannot train or test (`training_rows.labels_of`), or weights that cannot count.
+        KeyboardInterrupt: before the first trial was complete; later, the search ends and the candidate says so.
     """
-    from sklearn.metrics import log_loss
     from threadpoolctl import threadpool_limits
 
-    y = train[contract.label].to_numpy()
+    y, y_test = labels_of(train, contract, use="training"), labels_of(test, contract, use="test")
+    weights, seed, timings = check_weight(weight, len(train)), config.random_state, dict[str, float]()
+    folds = make_folds(train, contract, horizon=charter.problem.horizon, random_state=seed)
     with threadpool_limits(limits=1):  # two OpenMP threads on two busy cores are slower than one, and vary
-        folds = {
-            name: out_of_fold(name, train, y, contract, random_state=config.random_state) for name in ESTIMATORS
-        }
-        losses: dict[str, float] = {name: float(log_loss(y, scores)) for name, scores in folds.items()}
-        best = min(ESTIMATORS, key=lambda name: losses[name])
-        pipeline = make_pipeline(best, contract, random_state=config.random_state)
-        pipeline.fit(feature_frame(train, contract), y)
-        probability = predict(pipeline, test, contract)
-        importance = permutation_importance(pipeline, test, contract, random_state=config.random_state)
-    latest = (train["event_timestamp"] == train["event_timestamp"].max()).to_numpy()
-    baseline = best_single_column(train, y, contract)
+        with _timed(timings, "search"):
+            found = search(FoldData.of(train, y, folds, contract, weights), trials=config.trials,
+                           seconds=config.search_seconds, random_state=seed, on_trial=on_trial)
+        with _timed(timings, "fit"):
+            best = found.best
+            pipeline = fit_pipeline(best.estimator, train, y, contract, random_state=seed, params=best.params,
+                                    weight=weights)
+        with _timed(timings, "calibrate"):
+            calibration, threshold = _calibrate(pipeline, found, folds, train, y, weights, contract, charter, seed)
+        with _timed(timings, "score"):
+            probability = predict(pipeline, test, contract)
+        with _timed(timings, "importance"):
+            importance = permutation_importance(pipeline, test, contract, random_state=seed)
+        with _timed(timings, "baselines"):
+            baseline = best_single_column(train, y, contract)
+            baselines = one_column_scores(train, y, test, contract, weight=weights, random_state=seed)
+    counted = row_weights(test)
     return Candidate(
-        estimator=best,
+        estimator=best.estimator,
         pipeline=pipeline,
-        threshold=budget_threshold(folds[best][latest], charter.value.contact_budget),
-        metrics=evaluate(test, probability, label=contract.label, entity=contract.entity_key, value=charter.value),
+        threshold=threshold,
+        metrics=evaluate(test, probability, label=contract.label, entity=contract.entity_key, value=charter.value,
+                         weight=counted),
         probability=probability,
         baseline=baseline,
-        baseline_auc=auc(test[contract.label].to_numpy(), baseline.score(test)),
+        baseline_auc=Ranked.of(baseline.score(test)).auc(y_test, counted),
         importance=importance,
-        validation_loss=losses,
+        validation_loss=_least_losses(found.trials),
+        params=best.params,
+        trials=found.trials,
+        search_ended=found.ended,
+        interrupted=found.interrupted,
+        validation=folds.how,
+        calibration=calibration.checked(y_test, probability, counted),
+        baselines=baselines,
+        baseline_values=baseline_values(y_test, baselines, test[contract.entity_key], charter.value, counted),
+        timings=timings,
     )
 
 
-def permutation_importance(
-    pipeline: Any, rows: pd.DataFrame, contract: Contract, *, random_state: int, most_rows: int = 4000
-) -> dict[str, float]:
-    """Share of the model's ranking power each feature carries: AUC lost when it is shuffled, summing to 1.
+def _calibrate(
+    pipeline: Any, found: Search, folds: Folds, train: pd.DataFrame, y: np.ndarray, weights: np.ndarray | None,
+    contract: Contract, charter: Charter, seed: int,
+) -> tuple[Calibration, float]:
+    """Fold the calibration into the pipeline; also the threshold, on the validated rows of the latest cut."""
+    rows = folds.held_out
+    calibration = choose_calibration(
+        y[rows], found.probability, folds.number, train[contract.entity_key].to_numpy()[rows], forward=folds.forward,
+        weight=None if weights is None else weights[rows], random_state=seed,
+    )
+    fold_in(pipeline, calibration)
+    when = train["event_timestamp"].to_numpy()[rows]
+    latest = when == when.max()
+    probability = found.probability[latest]
+    if calibration.method == "platt":
+        probability = rescale(probability, calibration.slope, calibration.intercept)
+    return calibration, best_threshold(probability, charter.value, None if weights is None else weights[rows][latest])
 
-    Permutation importance (Breiman, Random Forests, 2001), negative losses taken as none.
-    """
-    sample = rows.sample(min(len(rows), most_rows), random_state=random_state)
-    y = sample[contract.label].to_numpy()
-    rng = np.random.default_rng(random_state)
-    X = feature_frame(sample, contract)
-    whole = auc(y, pipeline.predict_proba(X)[:, 1])
-    lost = {}
-    for name in contract.feature_names:
-        shuffled = X.assign(**{name: X[name].to_numpy()[rng.permutation(len(X))]})
-        lost[name] = max(whole - auc(y, pipeline.predict_proba(shuffled)[:, 1]), 0.0)
-    total = sum(lost.values())
-    return {name: value / total if total else 0.0 for name, value in lost.items()}
+
+def _least_losses(trials: tuple[Trial, ...]) -> dict[str, float]:
+    complete = [trial for trial in trials if trial.state == "complete"]
+    names = sorted({trial.estimator for trial in complete})
+    return {name: min(trial.loss for trial in complete if trial.estimator == name) for name in names}
+
+
+@contextmanager
+def _timed(timings: dict[str, float], what: str) -> Iterator[None]:
+    begun = time.perf_counter()
+    yield
+    timings[what] = time.perf_counter() - begun

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import sqlite3
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, redirect_stdout
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 LOCK: Final = "feature-store"  # whoever writes registry or online store
 # A join of one bucket holds its labels, their features and Feast's row numbers: about 1 GB at six cuts a customer.
 ENTITIES_A_JOIN: Final = 100_000
+# Feast's DuckDB store has one connection a process, which refuses a second thread instead of letting it wait.
+ONE_JOIN: Final = threading.Lock()
 REDIS_SECONDS: Final = 60.0  # a bucket is written in one round trip, on a busy server too
 
 
@@ -133,7 +136,7 @@ def features_as_known(
     # Feast's row order is its own: carry a row id and sort by it. The other columns need not make the journey.
     question = asked.select(contract.entity_key, "event_timestamp").with_row_index("_row")
     try:
-        with quiet(), reachable(home):
+        with ONE_JOIN, quiet(), reachable(home):
             answer = store.get_historical_features(
                 entity_df=question.to_pandas(), features=[f"{view}:{name}" for name in names],
                 filter_by_created_timestamp=True,

@@ -29,12 +29,15 @@ def fetch_payload(home: Home, *, model_name: str, version: int) -> Path:
 
     client = _client(home)
     try:
-        run_id = client.get_model_version(model_name, str(version)).run_id
+        found = client.get_model_version(model_name, str(version))
     except MlflowException:
         known = sorted(int(one.version) for one in client.search_model_versions(f"name = '{model_name}'"))
         raise ReleaseError(f"cannot release version {version} of {model_name}: there is none; known: "
                            f"{', '.join(map(str, known)) or 'none'}. Train one, or name a known one") from None
-    folder = home.run / "payloads" / str(version)
+    if found.tags.get("gate") == "pending":
+        raise ReleaseError(f"cannot release version {version} of {model_name}: its registration broke off before the "
+                           "ledger held its verdict. Train again; that settles it")
+    run_id, folder = found.run_id, home.run / "payloads" / str(version)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:

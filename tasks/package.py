@@ -25,7 +25,7 @@ from tasks.home import Home
 NAME: Final = "churn"
 CODE: Final = (  # of models/: the service and what it imports, and no gate
     "__init__", "api", "charter", "contract", "docs_page", "errors", "features_online", "openapi", "payload",
-    "platform_clock", "prediction_log", "request_model", "runtime", "scorer", "service", "service_metrics",
+    "platform_clock", "prediction_log", "request_model", "runtime", "scorer", "service", "service_metrics", "team",
 )
 BENTOFILE: Final = {
     "service": "models.service:Churn",

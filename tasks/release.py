@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from models.canary import judge
 from models.decision import Decision
 from models.errors import PipelineError, ReleaseError
+from models.go import judge_deployment
 from tasks import package, rollouts
 from tasks.evidence import log_size, read_evidence
 from tasks.home import Home
@@ -165,8 +166,9 @@ def settle(place: ReleasePlace) -> Routes:
         except ReleaseError as error:
             reason = f"the canary does not come up again: {error}"
             if rollouts.close(place.engine, rollout, state="rolled back", reason=reason):
-                record_decision(place.engine, Decision("release", "rolled back", reason), subject=rollout.release_id,
-                                as_of=read_clock(place.engine))
+                ended = Decision("release", "rolled back", reason)
+                for one in filter(None, (ended, judge_deployment(ended))):
+                    record_decision(place.engine, one, subject=rollout.release_id, as_of=read_clock(place.engine))
     routes = apply_routes(place)
     wanted = {row.release_id for row in (rollouts.champion(place.engine), rollouts.open_rollout(place.engine)) if row}
     running = programs(place.home)

@@ -18,11 +18,11 @@ from models.decision import Decision
 from models.errors import ConfigError, DataError
 from models.regression import fit_regression, judge_regression
 from models.training import split_rows
-from tasks.features import apply_features, open_store, quiet, reachable
+from tasks.features import ONE_JOIN, apply_features, open_store, quiet, reachable
 from tasks.home import MEMORY_LIMIT, Home
 from tasks.snapshots import read_targets
 from tasks.state import record_decision
-from tasks.train import training_run
+from tasks.tracking import training_run
 
 
 def narrow(contract: Contract, project: Project) -> Contract:
@@ -53,7 +53,7 @@ def project_rows(
                            cuts=cuts, as_of=as_of, memory_limit=memory_limit)
     apply_features(contract, home)
     asked = targets.with_row_index("_row").to_pandas()
-    with quiet(), reachable(home):
+    with ONE_JOIN, quiet(), reachable(home):
         store = open_store(home)
         service = store.get_feature_service(project.service_name(contract))
         joined = store.get_historical_features(
@@ -73,23 +73,23 @@ def train_project(
     Raises:
         DataError: fewer training rows than the charter's `least_rows`.
     """
-    import mlflow
-
     train, test = split_rows(rows, plan)
     least = charter.training.least_rows
     if len(train) < least or test.empty:
         raise DataError(f"cannot train {project.name} as of {as_of:%Y-%m-%d}: {len(train):,} mature training rows, "
                         f"needed are {least:,}. Use a later AS_OF")
     reads = narrow(contract, project)
-    with training_run(home, charter, as_of=as_of, project=project.name) as run_id:
+    with training_run(home, charter, name=f"train {as_of:%Y-%m-%d}", project=project.name) as run:
         model = fit_regression(train, test, reads, target=project.target, baseline=project.baseline,
                                random_state=random_state)
         verdict = judge_regression(model, baseline=project.baseline)
-        mlflow.log_params({"features": len(reads.features), "horizon_days": project.horizon_days,
-                           "rows.train": len(train), "rows.test": len(test), "random_state": random_state})
-        mlflow.log_metrics({name: float(value) for name, value in verdict.evidence.items() if value is not None})
-        mlflow.set_tags({"as_of": as_of.isoformat(), "feature_service": project.service_name(contract),
-                         "verdict": verdict.verdict})
-    verdict = replace(verdict, evidence={**verdict.evidence, "run_id": run_id})
-    record_decision(engine, verdict, as_of=as_of, subject=run_id)
+        run.log(
+            params={"features": len(reads.features), "horizon_days": project.horizon_days, "rows.train": len(train),
+                    "rows.test": len(test), "random_state": random_state},
+            metrics={name: float(value) for name, value in verdict.evidence.items() if value is not None},
+            tags={"as_of": as_of.isoformat(), "feature_service": project.service_name(contract),
+                  "verdict": verdict.verdict},
+        )
+    verdict = replace(verdict, evidence={**verdict.evidence, "run_id": run.run_id})
+    record_decision(engine, verdict, as_of=as_of, subject=run.run_id)
     return verdict

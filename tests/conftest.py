@@ -1,4 +1,8 @@
-"""Servers that tests need: where CI is set a missing one is a failure, elsewhere the test skips and says so."""
+"""What every test starts from: one thread for each process, and the servers that tests need.
+
+Where CI is set a missing server is a failure, elsewhere the test skips and says so; and there hypothesis tries the same
+examples each time, for a commit must not fail by luck.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,14 @@ from collections.abc import Iterator
 
 import pytest
 import sqlalchemy as sa
+from hypothesis import settings
+
+# Before anything loads OpenMP: threads of several workers on two cores wait for each other, ten times as long as they
+# compute.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+settings.register_profile("ci", derandomize=True, deadline=None)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 POSTGRES = ("127.0.0.1", 5432)
 REDIS = ("127.0.0.1", 6379)

@@ -6,14 +6,20 @@ import os
 import subprocess
 import sys
 import urllib.error
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
 
 from deploy.local.parts import LATER, PATIENCE, POOL, SERVER, prefect_api, worker_environment
 from flows.settings import REPO, Settings
-from models.errors import PlatformError
+from models.charter import Charter, load_charter
+from models.errors import ConfigError, PlatformError
 from tasks.home import Home
 from tasks.processes import last_log_line, log_file
 from tasks.supervisord import MARK, PROGRAM, server_url, sockets
 
+OWNER = "owner: "  # tag of a deployment
 ONE_AT_A_TIME = "retrain"  # as flows/retrain.py names it; importing that would import Prefect here
 
 
@@ -39,12 +45,30 @@ def make_retrain_slot(settings: Settings, home: Home) -> None:
                                 f"{error.reason}. See {log_file(home, SERVER)}") from None
 
 
+def check_owners(deployments: Sequence[Mapping[str, Any]], charter: Charter) -> None:
+    """Each deployment says who owns it, and the charter says the same.
+
+    Raises:
+        ConfigError: a deployment names no owner, several, or another one than the charter.
+    """
+    for one in deployments:
+        named = [tag.removeprefix(OWNER) for tag in one.get("tags", []) if tag.startswith(OWNER)]
+        owner = charter.owner(one["name"])
+        if named != [owner]:
+            raise ConfigError(
+                f"cannot deploy {one['name']}: prefect.yaml says its owner is {', '.join(named) or 'nobody'}, the "
+                f"charter {owner}. Let its tags name {OWNER + owner!r}, or mend owners in the charter")
+
+
 def deploy_flows(settings: Settings, home: Home) -> None:
     """`prefect deploy --all`: the deployments of prefect.yaml, as they are written now.
 
     Raises:
+        ConfigError: see `check_owners`.
         PlatformError: Prefect refused one; its last line is in the message, the whole in the log.
     """
+    document = yaml.safe_load((REPO / "prefect.yaml").read_text(encoding="utf-8"))
+    check_owners(document["deployments"], load_charter(settings.charter))
     log = log_file(home, "deploy")
     with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
         try:

@@ -18,7 +18,7 @@ from deploy.local.parts import SERVER, api_url, mlflow_url, prefect_api
 from deploy.local.platform import ENVOY, MLFLOW, PARTS, platform_urls
 from flows.settings import REPO, Settings, load_place, load_settings
 from models.charter import Charter, load_charter
-from models.errors import PipelineError, PlatformError
+from models.errors import ConfigError, PipelineError, PlatformError
 from tasks.home import Home
 from tasks.processes import programs, supervisor_running
 from tasks.rollouts import RolloutRow, champion, open_rollout, read_release
@@ -69,12 +69,13 @@ def read_status(settings: Settings, charter: Charter, home: Home) -> dict[str, A
         last_runs, fault = runs.result()
     if fault:
         alarms.append(fault)
-    alarms += [f"the last run of {flow} is {run['state']}, since {run['at']}" for flow, run in (last_runs or {}).items()
-               if run and run["state"] in ("FAILED", "CRASHED")]
+    alarms = [f"{alarm} (owner: {charter.owner('platform')})" for alarm in alarms]
+    alarms += [f"the last run of {flow} is {run['state']}, since {run['at']} (owner: {_owner(charter, flow)})"
+               for flow, run in (last_runs or {}).items() if run and run["state"] in ("FAILED", "CRASHED")]
     alarms += [f"{row.decision.gate}: {row.decision.verdict} ({_when(row)}; owner: "
-               f"{charter.owners.get(row.decision.gate, 'nobody named')}): {row.decision.reason}"
+               f"{charter.owner(row.decision.gate)}): {row.decision.reason}"
                for row in _last_decisions(engine) if (row.decision.gate, row.decision.verdict) in BAD]
-    alarms += _open_erasures(engine)
+    alarms += [f"{alarm} (owner: {charter.owner('erasure')})" for alarm in _open_erasures(engine)]
     return {
         "champion": _release(engine, live, since=live.closed_at) if live else None,
         "canary": {**_release(engine, canary, since=canary.stage_since), "share": charter.rollout.stages[canary.stage]}
@@ -87,6 +88,14 @@ def _release(engine: sa.Engine, row: RolloutRow, *, since: str | None) -> dict[s
     release = read_release(engine, row.release_id)
     return {"release_id": release.release_id, "version": release.model_version, "auc": release.auc,
             "expected_monthly_value": release.monthly_value, "since": since}
+
+
+def _owner(charter: Charter, flow: str) -> str:
+    """Who owns a flow; Prefect may know flows that are none of ours."""
+    try:
+        return charter.owner(flow)
+    except ConfigError:
+        return "nobody named"
 
 
 def _program_alarms(home: Home) -> list[str]:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+
+import sqlalchemy as sa
 
 from deploy.local.status import existing_place
 from flows.settings import load_settings
+from models.charter import Charter
 from models.errors import PipelineError, PlatformError
 from tasks import rollouts
 from tasks.state import LedgerRow, open_state, read_decisions
@@ -14,7 +18,7 @@ from tasks.state import LedgerRow, open_state, read_decisions
 def main() -> int:
     """0; 1 with one line where nothing is live."""
     try:
-        _charter, home = existing_place(load_settings())
+        charter, home = existing_place(load_settings())
         engine = open_state(home.state_url)
         champion = rollouts.champion(engine)
         if champion is None:
@@ -22,18 +26,32 @@ def main() -> int:
         release = rollouts.read_release(engine, champion.release_id)
         rows = [row for subject in (release.model_version, release.release_id)
                 for row in read_decisions(engine, subject=subject)]
+        rows += _designs(engine, rows)
     except PipelineError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"{release.release_id} is live because (opened by {champion.who}: {champion.why})")
     for row in sorted(rows, key=lambda row: row.at):
-        print(_line(row))
+        print(_line(row, charter))
     return 0
 
 
-def _line(row: LedgerRow) -> str:
+def _designs(engine: sa.Engine, rows: Sequence[LedgerRow]) -> list[LedgerRow]:
+    """The go or no-go of the design behind each promotion: the one of its run, by its training set's name."""
+    designs = [row for row in read_decisions(engine, gate="go", limit=10_000)
+               if row.decision.evidence.get("stage") == "design"]
+    runs = [str(row.decision.evidence["run_id"]) for row in rows
+            if row.decision.gate == "promotion" and row.decision.evidence.get("run_id")]
+    found = (next((one for one in designs if f"run={run[:12]}." in (one.subject or "")), None) for run in runs)
+    return [one for one in found if one is not None]
+
+
+def _line(row: LedgerRow, charter: Charter) -> str:
     as_of = f", as of {row.as_of[:10]}" if row.as_of else ""
-    return f"  {row.at[:16]}{as_of}  {row.decision.gate}: {row.decision.verdict}: {row.decision.reason}"
+    gate, run = row.decision.gate, row.decision.evidence.get("run_id")
+    made_by = f" (run {run})" if run else ""
+    return (f"  {row.at[:16]}{as_of}  {gate}: {row.decision.verdict} ({charter.owner(gate)}): {row.decision.reason}"
+            f"{made_by}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ ROOMS = ("flows", "tasks", "models", "feature_repo")
 TOP = {"flows", "tasks", "models", "feature_repo", "data", "examples", "tests", "deploy", "docs"}
 MODULES = sorted(path for room in ROOMS for path in (REPO / room).rglob("*.py"))
 LAST = ("definitions.py", "service.py")  # Feast's objects and the service: only what needs them imports them
-HEAVY = {"mlflow", "feast", "evidently", "bentoml", "sklearn", "matplotlib"}
+HEAVY = {"mlflow", "feast", "evidently", "bentoml", "sklearn", "matplotlib", "optuna"}
 
 
 def tracked() -> list[Path]:

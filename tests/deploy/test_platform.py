@@ -125,6 +125,7 @@ def test_status_answers_within_three_seconds_and_shows_a_stopped_server_as_an_al
         os.kill(pid, signal.SIGCONT)
     assert status["last_runs"] is None
     assert any("prefect-server does not answer" in alarm for alarm in status["alarms"])
+    assert all("(owner: ML engineer)" in alarm for alarm in status["alarms"] if "does not answer" in alarm)
     assert "last runs  not known" in text(status, checks=[])
 
 

@@ -12,6 +12,9 @@ import pytest
 import yaml
 from prefect import Flow
 
+from deploy.local.prefect_setup import check_owners
+from models.charter import load_charter
+from models.errors import ConfigError
 from tasks.events import DRIFT_EVENT, model_resource
 
 REPO = Path(__file__).resolve().parents[2]
@@ -79,3 +82,19 @@ def test_no_place_of_one_machine_stands_in_it() -> None:
     (step,) = DOCUMENT["pull"]
     assert step == {"prefect.deployments.steps.set_working_directory": {"directory": "{{ $CHURN_REPO }}"}}
     assert str(REPO) not in (REPO / "prefect.yaml").read_text(encoding="utf-8")
+
+
+def test_every_deployment_names_its_owner_who_is_the_charters_and_of_its_team() -> None:
+    charter = load_charter(REPO / "charter.yaml")
+    check_owners(DEPLOYMENTS, charter)
+    assert {charter.owner(deployment["name"]) for deployment in DEPLOYMENTS} <= set(charter.roles)
+
+
+@pytest.mark.parametrize(("tags", "said"), [
+    (["churn"], "says its owner is nobody, the charter data scientist"),
+    (["owner: ada"], "says its owner is ada, the charter data scientist"),
+    (["owner: data scientist", "owner: ada"], "says its owner is data scientist, ada"),
+])
+def test_a_deployment_without_its_owner_is_not_deployed(tags: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=f"cannot deploy train: prefect.yaml {said}"):
+        check_owners([{"name": "train", "tags": tags}], load_charter(REPO / "charter.yaml"))

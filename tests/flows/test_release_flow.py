@@ -143,8 +143,9 @@ def test_versions_are_released_advanced_and_rolled_back(home: Home) -> None:
     assert alias(home) == "1"
 
     verdicts = [(row.decision.gate, row.decision.verdict) for row in reversed(read_decisions(engine))]
-    assert verdicts == [("smoke", "pass"), ("release", "release"), ("smoke", "pass"), ("canary", "advance"),
-                        ("canary", "hold"), ("canary", "roll back"), ("release", "rolled back")]
+    assert verdicts == [("smoke", "pass"), ("release", "release"), ("go", "go"), ("smoke", "pass"),
+                        ("canary", "advance"), ("canary", "hold"), ("canary", "roll back"), ("release", "rolled back"),
+                        ("go", "no go")]
     row = read_decisions(engine)[0]
     assert row.as_of == "2025-01-01T00:00:00+00:00"
     assert row.subject == "churn:v2"

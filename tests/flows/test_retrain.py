@@ -31,7 +31,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[sa.Engin
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+def calls(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What training and release were asked; training itself has tests of its own."""
     from flows import retrain
 
@@ -39,6 +39,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     def train(**arguments: Any) -> Decision:
         asked.append(arguments)
+        record_decision(engine, Decision("go", "go", "development: promoted", {"stage": "development"}), as_of=MARCH,
+                        subject="3")
         return Decision("promotion", "promote", "wins", {"model_version": "3"})
 
     monkeypatch.setattr(retrain, "train", train)
@@ -92,6 +94,26 @@ def test_a_recorded_decision_trains_and_releases_what_wins_and_is_used_up(
 
 
 @pytest.mark.usefixtures("slot")
+@pytest.mark.parametrize("said", ["no go", None], ids=["a no-go", "no verdict"])
+def test_a_version_without_a_go_of_its_development_is_not_released(
+    engine: sa.Engine, calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, said: str | None
+) -> None:
+    from flows import retrain
+
+    def train(**_: Any) -> Decision:
+        if said is not None:
+            record_decision(engine, Decision("go", said, "development: AUC 0.6 is asked", {"stage": "development"}),
+                            as_of=MARCH, subject="3")
+        return Decision("promotion", "promote", "wins", {"model_version": "3"})
+
+    monkeypatch.setattr(retrain, "train", train)
+    assert run(order(engine)).verdict == "accept"
+    assert calls == []
+    written = read_decisions(engine, gate="retrain")[0].decision.reason
+    assert "version 3 is not released by itself" in written
+
+
+@pytest.mark.usefixtures("slot")
 def test_a_candidate_that_loses_is_not_released(
     engine: sa.Engine, calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,6 +122,21 @@ def test_a_candidate_that_loses_is_not_released(
     monkeypatch.setattr(retrain, "train", lambda **_: Decision("promotion", "keep", "equal"))
     assert run(order(engine)).verdict == "accept"
     assert calls == []
+
+
+@pytest.mark.usefixtures("slot")
+def test_a_gate_that_waits_releases_nothing_and_starts_no_cool_down(
+    engine: sa.Engine, calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows import retrain
+    from tasks.events import last_retrain
+
+    waits = Decision("promotion", "wait", "the concept changed on 2025-02-01: there are on 2025-04-05")
+    monkeypatch.setattr(retrain, "train", lambda **_: waits)
+    assert run(order(engine)).verdict == "accept"
+    assert calls == []
+    assert "in vain, the concept changed on 2025-02-01" in read_decisions(engine, gate="retrain")[0].decision.reason
+    assert last_retrain(engine) is None
 
 
 @pytest.mark.usefixtures("slot")

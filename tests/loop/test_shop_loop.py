@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -31,6 +33,16 @@ def test_one_command_runs_the_loop_and_prints_a_curl_that_answers(shop_loop):
             "request_id"} <= set(answer)
     assert {"action", "why", "expected_value"} <= set(answer["decision"])
     assert answer["features_as_of"].startswith("2025-01-01")
+
+
+def test_the_experiment_comes_out_the_same_from_its_record_and_an_unknown_one_is_one_line(shop_loop):
+    assert re.search(r"^mlflow +http://127.0.0.1:\d+/#/experiments/\d+/runs\?", STORY["first"], re.MULTILINE)
+    decision = read_decisions(shop_loop.engine, gate="promotion")[0].decision
+    said = shop_loop.make("reproduce", f"RUN={decision.evidence['run_id']}").stdout
+    assert said.startswith("the same: ")
+    unknown = shop_loop.make("reproduce", "RUN=id", check=False)
+    assert unknown.returncode != 0
+    assert unknown.stderr.startswith("error: cannot reproduce 'id': MLflow has no run of that id; the newest are ")
 
 
 def test_the_first_model_is_near_the_planted_truth(shop_loop):
@@ -210,8 +222,25 @@ def test_a_version_is_released_by_hand_through_the_same_judge_and_rolled_back_wi
 def test_why_tells_the_verdicts_behind_what_is_live(shop_loop):
     told = shop_loop.make("why").stdout
     assert rollouts.champion(shop_loop.engine).release_id in told
-    assert "promotion: promote" in told
-    assert "canary: advance" in told
+    assert "promotion: promote (data scientist)" in told
+    assert "canary: advance (ML engineer)" in told
+    for stage in ("design", "development", "deployment"):
+        assert f"go: go (stakeholder): {stage}: " in told
+
+
+def test_the_model_card_of_what_is_live_tells_how_its_deployment_ended(shop_loop):
+    told = shop_loop.make("card").stdout
+    page, text = (Path(path).read_text(encoding="utf-8") for path in re.findall(r"file://(\S+)", told))
+    version = rollouts.champion(shop_loop.engine).model_version
+    assert text.startswith(f"# Model card: shop, version {version}\n")
+    assert "deployment: churn:v" in page
+    assert "deployment: churn:v" in text
+
+
+def test_the_study_answers_on_the_history_of_the_running_platform(shop_loop):
+    verdict, report = shop_loop.make("study").stdout.splitlines()[-2:]
+    assert verdict.startswith(("every ", "seldom: "))
+    assert Path(report.split("file://")[1]).is_file()
 
 
 def test_a_version_that_does_not_exist_is_refused_with_the_known_ones(shop_loop):

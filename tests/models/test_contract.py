@@ -72,3 +72,18 @@ def test_a_field_that_columns_get_one_day_does_not_rename_the_contract_of_a_rele
     columns = [*raw["snapshot"], *(column for table in raw["tables"] for column in table["columns"])]
     assert not any("not_before" in column and column["not_before"] is None for column in columns)
     assert not any(column.get("ages") is False for column in columns)
+
+
+def test_how_a_feature_is_presented_renames_no_feature_view():
+    first, *others = CONTRACT.snapshot
+    reworded = replace(first, group="other", segment=True, sign=-1, reason="{value} high", reason_low="{value} low")
+    contract = replace(CONTRACT, snapshot=(reworded, *others))
+    assert contract.fingerprint == CONTRACT.fingerprint
+    assert Contract.from_json(contract.to_json()) == contract != CONTRACT
+
+
+def test_a_sign_that_is_none_is_refused():
+    schema = pa.DataFrameSchema({"n": pa.Column(int, description="n", metadata={
+        "role": "numeric", "unit": "count", "sign": 2})})
+    with pytest.raises(ConfigError, match=r"column snapshot\.n has the sign 2; known: 1 \(more of it, more churn\)"):
+        Contract.from_schemas({}, schema, sql={})

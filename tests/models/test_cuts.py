@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from models.charter import Problem
-from models.cuts import first_sufficient, plan_cuts, regular_cuts
+from models.cuts import first_sufficient, next_mature, plan_cuts, regular_cuts
 from models.errors import DataError
 
 MONTHLY = Problem(horizon_days=30, label_delay_days=5)
@@ -51,6 +51,21 @@ def test_too_few_cuts_names_the_first_as_of_that_would_do_and_it_does(problem):
     assert plan_cuts(problem, train_cuts=6, test_cuts=1, first_event=START, as_of=first).train
 
 
+@pytest.mark.parametrize("problem", [MONTHLY, QUARTERLY, Problem(horizon_days=200, snapshot_every_months=24)])
+@pytest.mark.parametrize("as_of", ["2027-01-01", "2027-01-05", "2027-12-30"])
+def test_the_next_mature_moment_is_the_first_at_which_another_cut_is_tested_on(problem, as_of):
+    def test_cut(moment: datetime) -> datetime:
+        return plan_cuts(problem, train_cuts=1, first_event=START, as_of=moment).test[0]
+
+    later = next_mature(problem, first_event=START, as_of=day(as_of))
+    assert test_cut(later - timedelta(days=1)) == test_cut(day(as_of))
+    assert test_cut(later) > test_cut(day(as_of))
+
+
+def test_the_december_cut_is_mature_five_days_into_january():
+    assert next_mature(MONTHLY, first_event=START, as_of=day("2025-01-01")) == day("2025-01-05")
+
+
 def test_a_new_window_leaves_out_what_was_before_the_change():
     plan = plan_cuts(MONTHLY, train_cuts=6, test_cuts=1, first_event=START, as_of=day("2025-11-01"),
                      not_before=day("2025-08-01"))
@@ -61,3 +76,13 @@ def test_cuts_are_counted_from_january_of_each_year():
     cuts = regular_cuts(Problem(horizon_days=30, snapshot_every_months=5), first_event=day("2024-01-01"),
                         until=day("2025-12-31"))
     assert [f"{cut:%Y-%m}" for cut in cuts] == ["2024-06", "2024-11", "2025-01", "2025-06", "2025-11"]
+
+
+@pytest.mark.parametrize("months", [1, 5, 12])
+@pytest.mark.parametrize("horizon", [30, 365, 730, 1100])
+def test_the_first_as_of_that_would_do_is_known_for_long_horizons_as_well(horizon, months):
+    problem = Problem(horizon_days=horizon, snapshot_every_months=months)
+    first = first_sufficient(problem, first_event=day("2020-12-15"))
+    assert plan_cuts(problem, train_cuts=1, first_event=day("2020-12-15"), as_of=first).train
+    with pytest.raises(DataError):
+        plan_cuts(problem, train_cuts=1, first_event=day("2020-12-15"), as_of=first - timedelta(days=1))

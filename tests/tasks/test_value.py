@@ -14,7 +14,7 @@ from models.errors import ConfigError, DataError
 from tasks.features import open_store
 from tasks.snapshots import build_snapshot
 from tasks.state import read_decisions
-from tasks.train import mlflow_client
+from tasks.tracking import mlflow_client
 from tasks.value import narrow, project_rows, train_project
 from tests.tasks.conftest import Shop, day
 

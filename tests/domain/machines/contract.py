@@ -35,7 +35,9 @@ class Snapshot(pa.DataFrameModel):
     event_timestamp: _MOMENT = pa.Field(description="cut", metadata=_meta("event_time", "UTC"))  # type: ignore[valid-type]
     created_timestamp: _MOMENT = pa.Field(description="cut", metadata=_meta("arrival_time", "UTC"))  # type: ignore[valid-type]
     in_use: bool = pa.Field(description="reported lately", metadata=_meta("eligible", "flag"))
-    vibration_mean_30d: float = pa.Field(ge=0, nullable=True, description="mean", metadata=_meta("numeric", "mm/s"))
+    vibration_mean_30d: float = pa.Field(ge=0, nullable=True, description="mean", metadata=_meta(
+        "numeric", "mm/s", group="shaking", sign=1, segment=True, reason="shakes at {value} mm/s",
+        reason_low="shakes at only {value} mm/s"))
     heat_mean_30d: float = pa.Field(nullable=True, description="mean", metadata=_meta("numeric", "degrees C"))
     readings_30d: pl.Int64 = pa.Field(ge=0, description="how many", metadata=_meta("numeric", "count"))
     failed: bool = pa.Field(description="failure in [cut, cut + horizon)", metadata=_meta("label", "flag"))
