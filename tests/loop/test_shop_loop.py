@@ -231,10 +231,11 @@ def test_why_tells_the_verdicts_behind_what_is_live(shop_loop):
 def test_the_model_card_of_what_is_live_tells_how_its_deployment_ended(shop_loop):
     told = shop_loop.make("card").stdout
     page, text = (Path(path).read_text(encoding="utf-8") for path in re.findall(r"file://(\S+)", told))
-    version = rollouts.champion(shop_loop.engine).model_version
+    champion = rollouts.champion(shop_loop.engine).release_id
+    version = re.match(r"churn:v(\d+)-", champion)[1]
     assert text.startswith(f"# Model card: shop, version {version}\n")
-    assert "deployment: churn:v" in page
-    assert "deployment: churn:v" in text
+    assert f"deployment: {champion} is champion" in page
+    assert f"deployment: {champion} is champion" in text
 
 
 def test_the_study_answers_on_the_history_of_the_running_platform(shop_loop):
