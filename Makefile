@@ -8,7 +8,7 @@ STAMP := $(VENV)/.synced
 PYTEST := $(PY) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help run status why card down release rollback reproduce quarantine redrive backfill forget retention study check lint unit test bench-memory bench-data bench-train bench-run docs install
+.PHONY: help run status why card down release promote rollback pause resume rollout-demo keep score reproduce quarantine redrive backfill api-key forget retention drift-ui study check lint unit test bench-memory bench-data bench-train bench-serving bench-run bench-canary docs install bench-drift why-retrain approve demo
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name text; do \
@@ -23,17 +23,44 @@ status: $(STAMP) ## what is live, the canary, the last checks, open alarms; JSON
 why: $(STAMP) ## the verdicts behind what is live
 	@$(PY) -m deploy.local.why
 
+why-retrain: $(STAMP) ## each check and its verdict: why there was a retraining, or none; LAST=24 checks, and a page
+	@$(PY) -m deploy.local.why_retrain
+
 card: $(STAMP) ## the model card of what is live, or of VERSION=3, with its verdicts so far: HTML and Markdown
 	@$(PY) -m deploy.local.card
 
 down: $(STAMP) ## stop everything `make run` started; data stays
 	@$(PY) -m deploy.local.down
 
-release: $(STAMP) ## release a registered model by hand: VERSION=3 WHO=name WHY=text
+release: $(STAMP) ## release a registered model by hand: VERSION=3 WHO=name WHY=text; STRATEGY=basic, shadow or canary
 	@$(PY) -m deploy.local.release_by_hand release
 
-rollback: $(STAMP) ## end the open rollout, or bring back the champion before: WHO=name WHY=text
+approve: $(STAMP) ## release a version that waits for a person (CHURN_MATURITY 1 or 2): VERSION=3 WHO=name WHY=text; REJECT=1 turns it down
+	@$(PY) -m deploy.local.release_by_hand approve
+
+promote: $(STAMP) ## make the open rollout's release champion without waiting for the judge: WHO=name WHY=text
+	@$(PY) -m deploy.local.release_by_hand promote
+
+rollback: $(STAMP) ## end the open rollout, or bring back the champion before: WHO=name WHY=text; FURTHER=1 just after another
 	@$(PY) -m deploy.local.release_by_hand rollback
+
+pause: $(STAMP) ## let the open rollout stay where it is: WHO=name WHY=text
+	@$(PY) -m deploy.local.release_by_hand pause
+
+resume: $(STAMP) ## let a paused rollout go on: WHO=name WHY=text
+	@$(PY) -m deploy.local.release_by_hand resume
+
+rollout-demo: $(STAMP) ## two canaries under generated traffic, one of them faulty, on a platform of its own (four minutes)
+	@$(PY) -m deploy.local.rollout_demo
+
+demo: $(STAMP) ## the sample world month by month under traffic: drifts, a broken delivery, a bad candidate (five minutes); SHORT=1
+	@$(PY) -m deploy.local.demo
+
+keep: $(STAMP) ## end the champion's bake: the release before it is not kept warm any more: WHO=name WHY=text
+	@$(PY) -m deploy.local.release_by_hand keep
+
+score: $(STAMP) ## everybody by the champion, ranked by what a contact would bring; AS_OF=2025-02-01: as of then
+	@$(PY) -m deploy.local.score
 
 reproduce: $(STAMP) ## data and model of an MLflow run again, from its record: RUN=id
 	@$(PY) -m deploy.local.reproduce
@@ -47,11 +74,17 @@ redrive: $(STAMP) ## put the quarantine through today's checks again; DRY_RUN=1 
 backfill: $(STAMP) ## ingest and features for a range of days: START=2024-01-01 END=2024-12-01 STEP_MONTHS=1 (or STEP_DAYS)
 	@$(PY) -m deploy.local.backfill
 
+api-key: $(STAMP) ## a new key for callers of the API, printed once; its hash goes to CHURN_API_KEYS: NAME=crm
+	@$(PY) -m deploy.local.api_key
+
 forget: $(STAMP) ## remove a person from everything: CUSTOMER=c000123 WHO=name WHY=text; YES=1 does it
 	@$(PY) -m deploy.local.forget
 
 retention: $(STAMP) ## which files of the lake nothing needs any more; APPLY=1 drops them
 	@$(PY) -m deploy.local.retention
+
+drift-ui: $(STAMP) ## Evidently's UI: share of drifted columns, prediction drift, AUC and value over time, until Ctrl-C
+	@exec $(PY) -m deploy.local.drift_ui
 
 study: $(STAMP) ## how often to retrain and which feature groups pay, measured on history (40 CPU s); AS_OF, ESTIMATOR=boosting, SECONDS
 	@$(PY) -m deploy.local.study
@@ -68,7 +101,7 @@ unit: $(STAMP) ## the tests that need no service
 	@$(PYTEST) -q -n auto --maxprocesses=4 -m "not service"
 
 test: check ## every check and every test
-	@$(PYTEST) -q -m service
+	@$(PYTEST) -q -m service -n 2 --dist loadscope --no-loadscope-reorder
 
 bench-memory: $(STAMP) ## resident memory of the running platform, as PSS
 	@$(PY) -m deploy.local.memory
@@ -79,11 +112,20 @@ bench-data: $(STAMP) ## CPU seconds and memory of the data stages at 10 thousand
 bench-train: $(STAMP) ## CPU seconds of training beside scikit-learn, AUC beside the truth, errors of the gate: a table (ten minutes)
 	@$(PY) -m tests.bench.bench_train
 
+bench-serving: $(STAMP) ## CPU of a request beside BentoML's and MLflow's usual ways, start-up, tail, batch scoring: a table (ten minutes)
+	@$(PY) -m tests.bench.bench_serving
+
 bench-run: $(STAMP) ## seconds of `make run` by stage, of check and down, and memory: a table (five minutes)
 	@$(PY) -m tests.bench.bench_run
 
+bench-canary: $(STAMP) ## failed requests while releases are killed, hung, ramped and rolled back; the judge's errors: a table (half an hour)
+	@$(PY) -m tests.bench.bench_canary
+
+bench-drift: $(STAMP) ## false alarms and power of the drift check beside Evidently's defaults, delay of concept drift: a table (half an hour)
+	@$(PY) -m tests.bench.bench_drift
+
 docs: $(STAMP) ## write docs/features.md from the contract
-	@$(PY) -m tasks.feature_docs
+	@$(PY) -m tasks.features.feature_docs
 
 install: $(STAMP) ## only set up what is missing
 

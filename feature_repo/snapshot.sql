@@ -1,5 +1,5 @@
 -- One row a customer at $cut. The tables hold the latest version of each row that had happened and
--- arrived before the cut (tasks/snapshots.py hands them over so), windows are [cut - n days, cut).
+-- arrived before the cut (tasks/features/snapshots.py hands them over so), windows are [cut - n days, cut).
 -- Sums are of whole numbers and decimals, in any order the same; a double is made of them last.
 WITH in_order AS (
     SELECT

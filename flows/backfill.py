@@ -26,7 +26,8 @@ from flows.ingest import ingest
 from flows.summary import say
 from models.contract import Contract
 from models.errors import DataError, PipelineError
-from tasks.backfill import (
+from tasks.clock import as_utc, move_clock, platform_now
+from tasks.data.backfill import (
     LOADED,
     NOT_REACHED,
     PAST,
@@ -38,11 +39,10 @@ from tasks.backfill import (
     days_between,
     missing_snapshots,
 )
-from tasks.clock import as_utc, move_clock, platform_now
+from tasks.data.ingest import committed_loads
+from tasks.features.snapshots import build_snapshots
 from tasks.home import MEMORY_LIMIT
-from tasks.ingest import committed_loads
-from tasks.score import serving_contracts
-from tasks.snapshots import build_snapshots
+from tasks.scoring.score import serving_contracts
 from tasks.state import last_load
 
 WORKERS = 2  # DuckDB uses every core by itself: what two gain is what goes on beside it

@@ -11,9 +11,9 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.settings import load_place, load_settings
 from tasks.home import Home
-from tasks.model_card import live_version, run_of_version, write_run_card
 from tasks.state import open_state
-from tasks.tracking import Run
+from tasks.training.model_card import live_version, run_of_version, write_run_card
+from tasks.training.tracking import Run
 
 
 @flow(name="card")

@@ -14,8 +14,8 @@ from flows.settings import REPO, Settings, load_place, load_settings
 from models.charter import Charter
 from models.contract import Contract
 from tasks.clock import as_utc, data_now, platform_now
+from tasks.data.sources import Sources, load_sources
 from tasks.home import Home
-from tasks.sources import Sources, load_sources
 from tasks.state import open_state
 
 

@@ -18,24 +18,24 @@ from flows.progress import trial_line
 from flows.settings import REPO
 from flows.summary import Stages, say
 from flows.verdict import judge
-from models.contacts import row_weights
 from models.cuts import CutPlan, next_mature
 from models.decision import Decision
-from models.evaluation_result import Evaluation
-from models.search import Trial
-from models.training import Candidate, TrainingConfig, check_enough, fit_candidate
-from tasks.evaluate import evaluate_candidate, figures
-from tasks.lake import stamp
-from tasks.leaks import refuse_leaks
-from tasks.package import export_pins
-from tasks.plots import draw_evaluation
-from tasks.provenance import Provenance, provenance
-from tasks.record import Dataset, Record, begin_record, write_record
-from tasks.register import chosen_params, register, settle
-from tasks.snapshots import first_event
-from tasks.tracking import NOTE, Run, training_run
-from tasks.train_plots import draw_importance
-from tasks.training_set import TrainingSet, build_set
+from models.evaluation.result import Evaluation
+from models.training.contacts import row_weights
+from models.training.fit import Candidate, TrainingConfig, check_enough, fit_candidate
+from models.training.search import Trial
+from tasks.data.lake import stamp
+from tasks.features.snapshots import first_event
+from tasks.release.package import export_pins
+from tasks.training.evaluate import evaluate_candidate, figures
+from tasks.training.leaks import refuse_leaks
+from tasks.training.plots import draw_evaluation
+from tasks.training.provenance import Provenance, provenance
+from tasks.training.record import Dataset, Record, begin_record, write_record
+from tasks.training.register import chosen_params, register, settle
+from tasks.training.tracking import NOTE, Run, training_run
+from tasks.training.train_plots import draw_importance
+from tasks.training.training_set import TrainingSet, build_set
 
 HYPOTHESIS: Final = "Features known at a cut tell who will churn after it, well enough to earn more than what is live."
 

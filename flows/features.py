@@ -13,12 +13,13 @@ from feature_repo.contract import Snapshot
 from flows.context import Context, open_context
 from models.contract import Contract
 from models.cuts import CutPlan, plan_cuts
-from models.training import TrainingConfig
-from tasks.features import apply_features
-from tasks.materialize import materialize_snapshot
-from tasks.parity import Parity, check_parity
-from tasks.score import serving_contracts
-from tasks.snapshots import build_snapshot, build_snapshots, first_event
+from models.training.fit import TrainingConfig
+from tasks.features.apply import apply_features
+from tasks.features.materialize import materialize_snapshot
+from tasks.features.parity import Parity, check_parity
+from tasks.features.snapshots import build_snapshot, build_snapshots, first_event
+from tasks.monitoring.heartbeats import beat
+from tasks.scoring.score import serving_contracts
 
 
 @flow(name="features")
@@ -29,7 +30,10 @@ def features(as_of: datetime | None = None) -> int:
     for contract in [*serving_contracts(context.home, context.engine, besides=context.contract), context.contract]:
         take_snapshot(context, contract, context.as_of)
         rows = put_online(context, contract)
+        beat(context.engine, "online", as_of=context.as_of)
         compare_online(context, contract)
+    for step in ("parity", "features"):
+        beat(context.engine, step, as_of=context.as_of)
     return rows
 
 

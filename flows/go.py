@@ -1,6 +1,6 @@
 """Go or no-go: recorded in the ledger at the end of design and of development, and asked before a first release.
 
-The end of deployment is recorded where it happens, in `flows/release.py`.
+The end of deployment is recorded where it happens, in `tasks/release/endings.py`.
 """
 
 from __future__ import annotations
@@ -10,20 +10,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
-import sqlalchemy as sa
 from prefect.artifacts import create_markdown_artifact
 from prefect.runtime import flow_run
 
 from flows.context import Context
-from models import go
-from models.bootstrap import Interval
+from models.card.key_metrics import key_metrics
+from models.card.views import views_markdown
 from models.cuts import CutPlan
 from models.decision import Decision
 from models.errors import DataError
-from models.key_metrics import key_metrics
-from models.views import views_markdown
-from tasks import rollouts
-from tasks.state import read_decisions, record_decision
+from models.evaluation.bootstrap import Interval
+from models.gates import go
+from tasks.release import rollouts
+from tasks.state import record_decision
 
 
 @contextmanager
@@ -67,17 +66,6 @@ def judge_development(
         f"**{decision.verdict}**: {decision.reason}\n\n{views_markdown(metrics, context.charter)}", key="three-views",
         description=f"three views of model {subject} as of {context.as_of:%Y-%m-%d}: {decision.verdict}")
     return _record(context, decision, subject=subject)
-
-
-def no_go_of(engine: sa.Engine, version: str) -> str | None:
-    """Why a model version may not be released by itself; None where its development ended with a go.
-
-    A version without that verdict has none in its favour. A person may still release it by hand.
-    """
-    for row in read_decisions(engine, gate="go", subject=version):
-        if row.decision.evidence.get("stage") == "development":
-            return None if row.decision.verdict == "go" else row.decision.reason
-    return f"version {version} has no go of its development in the ledger"
 
 
 def _record(context: Context, decision: Decision, *, subject: str | None) -> Decision:

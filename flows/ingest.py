@@ -15,9 +15,11 @@ from flows.context import Context, open_context
 from models.decision import Decision
 from models.errors import DataError
 from tasks.clock import move_clock
-from tasks.ingest import Load, ingest_sources
-from tasks.quality import BatchRefused, read_scorecards
-from tasks.quality_plot import draw_quality
+from tasks.data.ingest import Load, ingest_sources
+from tasks.data.quality import BatchRefused, read_scorecards
+from tasks.data.quality_plot import draw_quality
+from tasks.monitoring.heartbeats import beat
+from tasks.monitoring.outbox import send_events
 from tasks.state import record_decision
 
 
@@ -31,6 +33,7 @@ def ingest(as_of: datetime | None = None) -> Load:
     move_clock(context.engine, context.charter, context.home, context.as_of)
     show_counts(load)
     show_quality(context, load.as_of)
+    beat(context.engine, "ingest", as_of=load.as_of)
     return load
 
 
@@ -61,6 +64,7 @@ def load_sources_into_lake(context: Context) -> Load:
         evidence = error.card.evidence if isinstance(error, BatchRefused) else {}
         refused = Decision("data", "refuse", str(error), evidence)
         record_decision(context.engine, refused, as_of=context.as_of, flow_run_id=flow_run.id)
+        send_events(context.engine, charter_name=context.charter.name)
         raise
     accepted = Decision("data", "accept", load.total.line.replace(" in ", " rows in ", 1),
                         {"dataset_version": load.dataset_version})

@@ -1,4 +1,4 @@
-"""The whole loop, once: ingest, features, train, release, score, monitor."""
+"""The whole loop, once: ingest, features, train, release, score, ship, bake, monitor."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ from datetime import datetime
 
 from prefect import flow
 
+from flows.bake import bake
 from flows.context import Context, open_context
 from flows.features import features
-from flows.go import no_go_of
 from flows.ingest import ingest
 from flows.monitor import monitor
 from flows.release import release
+from flows.releasing import held_back
 from flows.score import score
+from flows.ship import ship_predictions
 from flows.summary import Stages, Summary, summarise
 from flows.train import DEFAULT_CONFIG, train
 from models.decision import Decision
-from models.training import TrainingConfig
-from tasks import rollouts
-from tasks.processes import supervisor_running
+from models.training.fit import TrainingConfig
+from tasks.release import rollouts
+from tasks.release.bake_state import baking
+from tasks.release.processes import supervisor_running
 from tasks.state import record_decision
 
 
@@ -44,29 +47,29 @@ def lifecycle(as_of: datetime | None = None, config: TrainingConfig = DEFAULT_CO
         return summarise(context, stages, load, promotion, rollout, None)
     with stages("score"):
         score(context.as_of)
+    with stages("ship log"):
+        ship_predictions(context.home)
+    if baking(context.engine):
+        with stages("bake"):
+            bake(context.as_of)
     with stages("drift check"):
         drift = monitor(context.as_of)
     return summarise(context, stages, load, promotion, rollout, drift)
 
 
 def release_winner(context: Context, promotion: Decision) -> Decision:
-    """Open a rollout for a promoted version whose development ended with a go.
-
-    Where one is open already advance that, and say that the version waits.
-    """
+    """Open a rollout for a promoted version, unless something holds it back; where one is open advance that."""
     if promotion.verdict != "promote":
         return release()
-    version = int(promotion.evidence["model_version"] or 0)
-    refusal = no_go_of(context.engine, str(version))
-    if refusal is not None:
-        refused = Decision("release", "refuse", f"version {version} is not released by itself: {refusal}. A person "
-                           f"may: `make release VERSION={version} WHO=name WHY=text`")
-        record_decision(context.engine, refused, as_of=context.as_of, subject=str(version))
-        return refused
-    if rollouts.open_rollout(context.engine) is None:
-        return release(version=version, who="lifecycle", why=promotion.reason)
-    advanced = release()
-    waits = Decision(advanced.gate, advanced.verdict, f"{advanced.reason}; version {version} was promoted meanwhile "
-                     f"and waits: `make release VERSION={version} WHO=name WHY=text` once this rollout is over")
-    record_decision(context.engine, waits, as_of=context.as_of, subject=str(version))
-    return waits
+    version = str(promotion.evidence["model_version"])
+    why_not = held_back(context.engine, version)
+    if why_not is None:
+        return release(version=int(version), who="lifecycle", why=promotion.reason, by_itself=True)
+    answer = Decision("release", "refuse", why_not)
+    if rollouts.open_rollout(context.engine) is not None:
+        advanced = release()
+        answer = Decision(advanced.gate, advanced.verdict, f"{advanced.reason}; {why_not}")
+        if advanced.gate == "release":  # the rollout ended, and the row of its end is told
+            return answer
+    record_decision(context.engine, answer, as_of=context.as_of, subject=version)
+    return answer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from flows.summary import say
-from models.search import Trial
+from models.training.search import Trial
 
 
 def trial_line(trials: int) -> Callable[[Trial], None]:

@@ -10,7 +10,7 @@ from prefect.runtime import flow_run
 from feature_repo.contract import RAW_TABLES
 from flows.context import Context, open_context
 from models.decision import Decision
-from tasks.redrive import Redrive, redrive_quarantine
+from tasks.data.redrive import Redrive, redrive_quarantine
 from tasks.state import record_decision
 
 

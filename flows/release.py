@@ -1,45 +1,48 @@
-"""Release: build and start a model version, give it customers stage by stage, promote it or roll it back.
+"""Release: build and start a model version, give it traffic stage by stage, promote it or roll it back.
 
 Which steps are left is in our state, not in this process: killed anywhere, the next call goes on.
 """
 
 from __future__ import annotations
 
-import argparse
 import logging
-import sys
 from collections.abc import Callable
-from typing import Literal, ParamSpec, TypeVar
+from functools import partial
+from typing import ParamSpec, TypeVar
 
 from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
-from flows.settings import REPO, load_place, load_settings
+from flows.approving import evidence_page, permission
+from flows.releasing import (
+    by_hand,
+    finish_what_was_begun,
+    mirror_alias,
+    record,
+    release_place,
+    rolled_back_before,
+)
 from models.charter import Charter
 from models.decision import Decision
-from models.errors import PipelineError, PlatformError, ReleaseError
-from models.go import judge_deployment
-from tasks import rollouts
-from tasks.clock import platform_now
-from tasks.model_registry import fetch_payload, mirror_champion
-from tasks.package import build_bento
-from tasks.processes import supervisor_running
-from tasks.release import (
+from tasks.release import releases, rollouts
+from tasks.release.approval import use
+from tasks.release.looks import look
+from tasks.release.model_registry import fetch_payload
+from tasks.release.package import build_bento
+from tasks.release.release_process import ReleasePlace, smoke_test
+from tasks.release.rollouts import RolloutRow, Strategy
+from tasks.release.settle import apply_routes
+from tasks.release.steps import (
     built_release,
-    judge_canary,
     pass_smoke_test,
     refuse,
     register_built,
-    roll_back,
     roll_back_canary,
     send_first_traffic,
     send_more_traffic,
-    settle,
 )
-from tasks.release_process import ReleasePlace, smoke_test
-from tasks.rollouts import RolloutRow
-from tasks.state import open_state, record_decision
 
 DEPLOYMENT = "release/release"
 LOGGER = logging.getLogger(__name__)
@@ -52,50 +55,49 @@ def release(
     version: int | None = None,
     who: str = "schedule",
     why: str = "advance the open rollout",
-    strategy: Literal["basic", "canary"] | None = None,
+    strategy: Strategy | None = None,
+    by_itself: bool = False,
 ) -> Decision:
     """Release a model version, or without one advance the open rollout by what the evidence allows.
 
     No flow waits for traffic: each call does what can be done now, and a schedule calls it while a
-    rollout is open. `strategy` overrides the charter's.
+    rollout is open. `strategy` overrides the charter's; `by_itself` (the loop calls, no person) refuses a model
+    that was rolled back before, and below maturity 3 one that nobody approved waits.
     """
     charter, place = release_place()
     step(finish_what_was_begun)(place)
     if version is not None:
         release_id = step(package_version)(place, charter, version)
+        answer = (not_again(place, release_id) or permission(place, release_id)) if by_itself else None
+        if isinstance(answer, Decision):
+            return not_now(place, charter, answer, release_id)
         rollouts.open_new(place.engine, release_id=release_id, strategy=strategy or charter.rollout.strategy,
-                          who=who, why=why)
+                          who=who, why=why, along=partial(use, approval=answer) if answer else None)
     rollout = rollouts.open_rollout(place.engine)
     decision = advance(place, charter, rollout) if rollout else nothing_open()
     step(mirror)(place, charter)
     return decision
 
 
-def finish_what_was_begun(place: ReleasePlace) -> None:
-    """Make the world what the state says, after a call that was killed. A champion that is down stops no release."""
-    try:
-        settle(place)
-    except ReleaseError as error:
-        get_run_logger().error("the champion is down: %s", error)
-
-
 def advance(place: ReleasePlace, charter: Charter, rollout: RolloutRow) -> Decision:
     """All the steps that need no customer's request; then what the requests so far allow."""
     if rollout.state == "packaged":
-        decision = record(place, charter, rollout, step(smoke_test)(place, rollout.release_id))
+        decision = written(place, charter, rollout, step(smoke_test)(place, rollout.release_id))
         if decision.verdict != "pass":
-            return record(place, charter, rollout, step(refuse)(place, rollout, decision.reason))
+            return written(place, charter, rollout, step(refuse)(place, rollout, decision.reason))
         pass_smoke_test(place, rollout)
         rollout = rollouts.read_rollout(place.engine, rollout.rollout_id)
-    if rollout.state == "smoke-tested":
-        return record(place, charter, rollout, step(send_first_traffic)(place, rollout))
-    decision = record(place, charter, rollout, step(judge_canary)(place, rollout))
+    if rollout.state in ("packaged", "smoke-tested"):
+        return waiting(rollout) if rollout.paused_at else written(
+            place, charter, rollout, step(send_first_traffic)(place, rollout))
+    decision = written(place, charter, rollout, step(look)(place, rollout))
+    rollouts.touch_look(place.engine, rollout.rollout_id)
     if decision.verdict == "roll back":
-        return record(place, charter, rollout, step(roll_back_canary)(place, rollout, decision.reason))
-    if decision.verdict == "advance":
+        return written(place, charter, rollout, step(roll_back_canary)(place, rollout, decision.reason))
+    if decision.verdict == "advance" and not rollout.paused_at:
         after = step(send_more_traffic)(place, rollout, decision)
-        return after if after is decision else record(place, charter, rollout, after)
-    return decision
+        return after if after is decision else written(place, charter, rollout, after)
+    return waiting(rollout) if rollout.paused_at else decision
 
 
 def package_version(place: ReleasePlace, charter: Charter, version: int) -> str:
@@ -112,21 +114,40 @@ def package_version(place: ReleasePlace, charter: Charter, version: int) -> str:
     return register_built(place, release_id, payload)
 
 
+def not_again(place: ReleasePlace, release_id: str) -> Decision | None:
+    """The loop's refusal of a model that was rolled back when it was last tried, whatever its version is called now."""
+    one = releases.read_release(place.engine, release_id)
+    why = rolled_back_before(place.engine, one)
+    return Decision("release", "refuse", f"version {one.model_version} is not released by itself: {why}. A person may: "
+                    f"{by_hand(one.model_version)}") if why else None
+
+
+def not_now(place: ReleasePlace, charter: Charter, refusal: Decision, release_id: str) -> Decision:
+    """The answer that nothing was opened, in the ledger; one that waits for a person also as a page in the UI."""
+    record(place, charter, refusal, subject=release_id, run_id=flow_run.id)
+    if refusal.verdict == "wait":
+        create_markdown_artifact(evidence_page(charter, place, refusal), key="waits-for-approval",
+                                 description=f"version {refusal.evidence['model_version']} waits for a person")
+    return refusal
+
+
 def nothing_open() -> Decision:
     """What a call without a version answers where no rollout is under way."""
     return Decision("canary", "hold", "no rollout is open: nothing to advance")
 
 
+def waiting(rollout: RolloutRow) -> Decision:
+    """What a call answers where the rollout is paused and not harmful."""
+    gate = "shadow" if rollout.state == "shadow" else "canary"
+    return Decision(gate, "hold", f"{rollout.release_id} is paused since {rollout.paused_at} by {rollout.paused_by}: "
+                    f"{rollout.paused_why}. `make resume` lets it go on")
+
+
 def mirror(place: ReleasePlace, charter: Charter) -> None:
-    """Let MLflow's alias and the schedule follow the state; both may lag, neither may stop a release."""
-    mirror_champion(place.home, model_name=charter.name, version=champion_version(place))
+    """Let fallback, MLflow's alias and the schedule follow; each may lag, none may stop a release."""
+    apply_routes(place)
+    mirror_alias(place, charter)
     follow_schedule(place)
-
-
-def champion_version(place: ReleasePlace) -> str | None:
-    """The model version that serves, by our state."""
-    serving = rollouts.champion(place.engine)
-    return rollouts.read_release(place.engine, serving.release_id).model_version if serving else None
 
 
 def follow_schedule(place: ReleasePlace) -> bool:
@@ -150,58 +171,12 @@ def follow_schedule(place: ReleasePlace) -> bool:
     return True
 
 
-def record(place: ReleasePlace, charter: Charter, rollout: RolloutRow, decision: Decision) -> Decision:
-    """Write a verdict to the ledger and the log, and what it means for the deployment where it ends the rollout."""
-    for one in filter(None, (decision, judge_deployment(decision))):
-        record_decision(place.engine, one, as_of=platform_now(place.engine, charter), subject=rollout.release_id,
-                        flow_run_id=flow_run.id)
+def written(place: ReleasePlace, charter: Charter, rollout: RolloutRow, decision: Decision) -> Decision:
+    """A verdict, written to the ledger and the log."""
     get_run_logger().info("%s: %s: %s", decision.gate, decision.verdict, decision.reason)
-    return decision
+    return record(place, charter, decision, subject=rollout.release_id, run_id=flow_run.id)
 
 
 def step(work: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
     """A Prefect task around work that runs without Prefect too. Not retried: our state says what is next."""
     return task(name=work.__name__.replace("_", "-"), cache_policy=NO_CACHE, persist_result=False)(work)
-
-
-def release_place() -> tuple[Charter, ReleasePlace]:
-    """The charter, and where its releases live."""
-    settings = load_settings()
-    charter, home = load_place(settings)
-    return charter, ReleasePlace(home=home, engine=open_state(home.state_url), limits=charter.rollout, repo=REPO,
-                                 first_port=settings.release_port)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """`make release` and `make rollback`; needs the running platform."""
-    parser = argparse.ArgumentParser(prog="flows.release", description="Release a model version, or roll back.")
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--version", type=int, help="registered model version; without one the open rollout advances")
-    what.add_argument("--rollback", action="store_true", help="end the open rollout, or bring back the champion before")
-    parser.add_argument("--who", required=True, help="your name, for the ledger")
-    parser.add_argument("--why", required=True, help="your reason, for the ledger")
-    parser.add_argument("--strategy", choices=["basic", "canary"], help="instead of the charter's")
-    given = parser.parse_args(arguments)
-    try:
-        charter, place = release_place()
-        if not supervisor_running(place.home):
-            raise PlatformError(f"cannot release: the platform of {place.home.root} does not run. Start it with "
-                                "`make run`")
-        if given.rollback:  # without Prefect's server: it must work when that does not
-            decision = roll_back(place, who=given.who, why=given.why)
-            serving = rollouts.champion(place.engine)  # what is live now is live because of this
-            for one in filter(None, (decision, judge_deployment(decision))):
-                record_decision(place.engine, one, as_of=platform_now(place.engine, charter),
-                                subject=serving.release_id if serving else None)
-            mirror_champion(place.home, model_name=charter.name, version=champion_version(place))
-        else:
-            decision = release(version=given.version, who=given.who, why=given.why, strategy=given.strategy)
-    except PipelineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"{decision.gate}: {decision.verdict}: {decision.reason}")
-    return 1 if decision.verdict == "refuse" else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

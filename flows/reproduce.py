@@ -12,9 +12,9 @@ from flows.context import Context, open_context
 from flows.progress import trial_line
 from flows.settings import REPO
 from flows.summary import say
-from tasks.provenance import Difference, compare, provenance
-from tasks.record import Record, read_record
-from tasks.reproduce import (
+from tasks.training.provenance import Difference, compare, provenance
+from tasks.training.record import Record, read_record
+from tasks.training.reproduce import (
     Reproduction,
     compare_data,
     compare_problem,
@@ -22,7 +22,7 @@ from tasks.reproduce import (
     rebuild_data,
     rebuild_model,
 )
-from tasks.training_set import TrainingSet
+from tasks.training.training_set import TrainingSet
 
 
 @flow(name="reproduce")

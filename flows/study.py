@@ -13,14 +13,14 @@ from prefect.cache_policies import NO_CACHE
 from flows.context import Context, open_context
 from flows.features import take_snapshots
 from flows.summary import say
+from models.card.document import markdown_block, to_html
 from models.decision import Decision
-from models.document import markdown_block, to_html
-from models.groups import Step
-from models.history import History, StudyConfig, first_origin, study_cuts
-from models.retraining_policy import Study
-from tasks.snapshots import first_event
+from models.study.groups import Step
+from models.study.history import History, StudyConfig, first_origin, study_cuts
+from models.study.retraining_policy import Study
+from tasks.features.snapshots import first_event
 from tasks.state import record_decision
-from tasks.study import (
+from tasks.training.study import (
     Reasons,
     collect_history,
     latest_split,
@@ -29,7 +29,7 @@ from tasks.study import (
     study_retraining,
     write_report,
 )
-from tasks.study_report import study_document, table_of_groups, table_of_policies
+from tasks.training.study_report import study_document, table_of_groups, table_of_policies
 
 DEFAULT_CONFIG = StudyConfig()
 

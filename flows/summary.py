@@ -12,10 +12,10 @@ import polars as pl
 
 from flows.context import Context
 from models.decision import Decision
-from tasks import rollouts
-from tasks.ingest import Load
-from tasks.quality import read_scorecards
-from tasks.score import scores_partition
+from tasks.data.ingest import Load
+from tasks.data.quality import read_scorecards
+from tasks.release import releases, rollouts
+from tasks.scoring.score import scores_partition
 
 
 @dataclass
@@ -85,7 +85,7 @@ def summarise(
         lines.append(("release", "none: a release needs a running platform, `make run`"))
     else:
         lines.append(("release", f"{rollout.verdict}: {rollout.reason}"))
-        live = rollouts.read_release(context.engine, champion.release_id) if champion else None
+        live = releases.read_release(context.engine, champion.release_id) if champion else None
         shown = f"version {live.model_version} ({live.release_id}), AUC {live.auc:.3f}" if live else "nothing"
         lines.append(("live", shown))
     scores = scores_partition(context.home, context.as_of)

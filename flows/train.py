@@ -7,7 +7,7 @@ from datetime import datetime
 from prefect import flow
 
 from flows.card import write_card
-from flows.context import open_context
+from flows.context import Context, open_context
 from flows.experiment import (
     HYPOTHESIS,
     begin_experiment,
@@ -23,7 +23,8 @@ from flows.experiment import (
 from flows.features import plan_training, take_snapshots
 from flows.go import data_for_a_design, judge_design, judge_development
 from models.decision import Decision
-from models.training import TrainingConfig
+from models.training.fit import TrainingConfig
+from tasks.locks import hold
 
 DEFAULT_CONFIG = TrainingConfig()
 
@@ -41,6 +42,14 @@ def train(
         The promotion gate's verdict; its evidence names the run and, if promoted, the model version.
     """
     context = open_context(as_of)
+    with hold(context.home, "training"):  # two at once would each be compared with the champion, not with each other
+        decision = _train(context, config, hypothesis)
+    show_verdict(context, decision)
+    return decision
+
+
+def _train(context: Context, config: TrainingConfig, hypothesis: str) -> Decision:
+    """The stages of a training, in their order."""
     with data_for_a_design(context):
         plan = plan_training(context, config)
     take_snapshots(context, (*plan.train, *plan.test))
@@ -55,5 +64,4 @@ def train(
         decision = register_winner(experiment, candidate, verdict, train_rows, test_rows)
         judge_development(context, decision, evaluation.scores, subject=experiment.subject(decision))
         write_card(context.home, context.engine, experiment.run, experiment.card_name(decision))
-    show_verdict(context, decision)
     return decision

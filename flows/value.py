@@ -13,8 +13,8 @@ from flows.features import take_snapshots
 from models.charter import Problem
 from models.cuts import CutPlan, plan_cuts
 from models.decision import Decision
-from tasks.snapshots import first_event
-from tasks.value import narrow, project_rows, train_project
+from tasks.features.snapshots import first_event
+from tasks.training.value import narrow, project_rows, train_project
 
 
 @flow(name="value")

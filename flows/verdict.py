@@ -1,6 +1,6 @@
 """The promotion gate's verdict on a candidate: gathers what it is judged on, and says where it waits.
 
-The judging is `models.promotion`.
+The judging is `models.gates.promotion`.
 """
 
 from __future__ import annotations
@@ -13,25 +13,26 @@ import pandas as pd
 import sqlalchemy as sa
 
 from flows.context import Context
-from models.contacts import contacted_left_out, row_weights
 from models.contract import Contract
 from models.decision import Decision
 from models.errors import PipelineError
-from models.evaluation_result import Evaluation
-from models.floors import HeldOut, scoring_ms
-from models.promotion import judge_promotion, wait_after_change
-from models.scorer import predict
-from models.segments import segment_levels
-from models.training import Candidate, TrainingConfig
-from tasks import rollouts
-from tasks.events import LOOK_BACK, one_line
-from tasks.score import champion_probability
-from tasks.snapshots import first_event
+from models.evaluation.result import Evaluation
+from models.evaluation.segments import segment_levels
+from models.gates.floors import HeldOut, scoring_ms
+from models.gates.promotion import judge_promotion, wait_after_change
+from models.serving.scorer import predict
+from models.training.contacts import contacted_left_out, row_weights
+from models.training.fit import Candidate, TrainingConfig
+from tasks.clock import as_utc
+from tasks.features.snapshots import first_event
+from tasks.monitoring.events import LOOK_BACK, one_line
+from tasks.release import rollouts
+from tasks.scoring.score import champion_probability
 from tasks.state import LedgerRow, read_decisions
 
 DEFAULT_CONFIG = TrainingConfig()
 SAME = 1e-9  # at most so far apart: two figures of one model on the same rows
-CONCEPT = "concept"  # `kind` in the evidence of a drift decision
+CONCEPT = "concept"  # `kind` in the evidence of a drift decision, and the name of that signal in it
 
 
 def judge(
@@ -88,22 +89,25 @@ def must_wait(context: Context, config: TrainingConfig = DEFAULT_CONFIG) -> Deci
 def concept_changed_at(engine: sa.Engine, as_of: datetime) -> datetime | None:
     """Since when customers behave otherwise, by the ledger: drift decisions of kind `concept`; None: they do not.
 
-    Their evidence says `changed_at`. Without it, the moment is that of the first check in a row to see it since a
+    Their evidence says `changed_since`. Without it, the moment is that of the first check in a row to see it since a
     model was last promoted: a change that every check still sees would otherwise put the end of waiting off for ever.
+    A check that found the concept good ends it.
     """
     promoted = max((when for row in read_decisions(engine, gate="promotion", limit=LOOK_BACK)
                     if row.decision.verdict == "promote" and (when := _known_at(row, as_of))), default=None)
     since: datetime | None = None
     for row in read_decisions(engine, gate="drift", limit=LOOK_BACK):
         evidence, when = row.decision.evidence, _known_at(row, as_of)
-        if evidence.get("kind") != CONCEPT or when is None:
+        if when is None:
             continue
-        if since is not None and (row.decision.verdict == "ignore" or (promoted is not None and when <= promoted)):
+        if evidence.get(CONCEPT) == "good":
             break
-        if row.decision.verdict == "ignore":
+        if evidence.get("kind") != CONCEPT:
             continue
-        if evidence.get("changed_at"):
-            return datetime.fromisoformat(str(evidence["changed_at"]))
+        if since is not None and promoted is not None and when <= promoted:
+            break
+        if evidence.get("changed_since"):
+            return as_utc(datetime.fromisoformat(str(evidence["changed_since"])))
         since = when if since is None else min(since, when)
     return since
 

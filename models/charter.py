@@ -8,20 +8,17 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from models.errors import ConfigError, nearest
+from models.limits import Alarms, Bake, Concept, DriftPolicy, Monitoring, PromotionGate, Rollout, Section
 from models.team import DEFAULT_OWNERS, DEFAULT_TEAM, KeyMetricName
 
 
-class _Section(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
-    """A part of the charter: frozen; an unknown key or a number that is none is an error."""
-
-
-class Problem(_Section):
+class Problem(Section):
     """What is predicted, for whom, when."""
 
     horizon_days: int = Field(gt=0, description="length of the label window [cut, cut + horizon)")
@@ -55,7 +52,7 @@ class Problem(_Section):
         return timedelta(days=self.horizon_days + self.label_delay_days)
 
 
-class Value(_Section):
+class Value(Section):
     """What a prediction is worth; money in the currency of the orders."""
 
     customers: int = Field(gt=0, description="customers the business case counts with")
@@ -104,7 +101,7 @@ class Value(_Section):
         return None if self.price_a_month is None else self.monthly_churners * self.price_a_month
 
 
-class Requirements(_Section):
+class Requirements(Section):
     """What the business asks of the service and of the data."""
 
     max_feature_age_days: float = Field(35, gt=0, description="older features: the answer is marked degraded")
@@ -125,7 +122,7 @@ class Requirements(_Section):
     budget_a_month: float | None = Field(None, gt=0, description="what contacts and running may cost; null: no limit")
 
 
-class Training(_Section):
+class Training(Section):
     """How much history a model needs, and how it is split."""
 
     train_cuts: int = Field(6, gt=0, description="latest training cuts used")
@@ -136,84 +133,7 @@ class Training(_Section):
     cost_of_retraining: float = Field(0, ge=0, description="money a retraining costs: machines, and who looks at it")
 
 
-class PromotionGate(_Section):
-    """Limits of champion against candidate."""
-
-    least_auc: float = Field(0.6, gt=0.5, lt=1)
-    max_brier: float = Field(0.25, gt=0, le=1)
-    least_test_rows: int = Field(200, gt=0)
-    margin: float = Field(0, ge=0, description="money a cut the interval's lower end must exceed")
-    confidence: float = Field(0.95, gt=0.5, lt=1)
-    resamples: int = Field(1000, ge=100)
-    calibration_slope: tuple[float, float] = Field((0.5, 2.0), description="least and greatest slope of the outcome "
-                                                   "on the score, both as log-odds; 1 is calibrated")
-    max_segment_loss: float = Field(0.02, ge=0, lt=0.5, description="AUC that may surely be lost to the champion in "
-                                    "any segment")
-    least_segment_auc: float = Field(0.5, gt=0, lt=1, description="a first model that is surely below it in any "
-                                     "segment is refused")
-    least_segment_rows: int = Field(100, gt=0, description="rows of a segment, or of a level of a protected column, "
-                                    "that is judged")
-    least_segment_churners: int = Field(20, gt=0, description="churned and kept rows of it, each")
-    max_contact_gap: float = Field(0.25, gt=0, le=1, description="share contacted, between any two levels of a "
-                                   "protected column")
-    max_found_gap: float = Field(0.25, gt=0, le=1, description="share of churners found, between any two levels of "
-                                 "a protected column")
-    max_scoring_ms: float = Field(0.5, gt=0, description="CPU milliseconds a row, median of repeated predictions "
-                                  "of a batch")
-
-    @field_validator("calibration_slope")
-    @classmethod
-    def _around_one(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not 0 < value[0] <= 1 <= value[1]:
-            raise ValueError(f"calibration_slope is {list(value)}; it must hold 1, and its lower end be above 0")
-        return value
-
-
-class Rollout(_Section):
-    """Limits of a canary."""
-
-    strategy: Literal["basic", "canary"] = "canary"
-    stages: tuple[float, ...] = Field((0.05, 0.25, 0.5), min_length=1, description="canary's share of customers")
-    least_customers: int = Field(100, gt=0, description="customers each arm must have answered before a stage ends")
-    time_limit_minutes: float = Field(24 * 60, gt=0, description="a stage without enough evidence by then: roll back")
-    alpha: float = Field(0.05, gt=0, lt=0.5, description="chance of ever rolling back a harmless canary")
-    max_error_ratio: float = Field(1.2, ge=1, description="errors per customer, canary over champion, that matter")
-    max_error_excess: float = Field(0.05, gt=0, lt=1, description="share of the canary's customers with an error "
-                                    "above the champion's that non-inferiority must exclude; without any error "
-                                    "0.05 takes 84 canary customers, 0.02 takes 245")
-    kill_error_share: float = Field(0.2, gt=0, le=1, description="canary errors at once above this: roll back")
-    kill_least_requests: int = Field(50, gt=0)
-
-    @field_validator("stages")
-    @classmethod
-    def _rising(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if list(value) != sorted(set(value)) or value[0] <= 0 or value[-1] >= 1:
-            raise ValueError(f"stages are {list(value)}; they must rise strictly within (0, 1)")
-        return value
-
-
-class DriftPolicy(_Section):
-    """When a check flags, and when flags are enough to act."""
-
-    false_discovery_rate: float = Field(0.05, gt=0, lt=1, description="Benjamini-Hochberg level over the columns")
-    least_psi: float = Field(0.02, gt=0, description="quantile PSI below which a difference is harmless")
-    least_share_change: float = Field(0.02, gt=0, lt=1, description="absolute change of missing or new-category share")
-    least_importance: float = Field(0.02, ge=0, lt=1, description="share of the model's importance a column must "
-                                    "carry for its drift to count towards acting")
-    flags_to_act: int = Field(2, gt=0)
-    of_checks: int = Field(3, gt=0, description="distinct as_of looked back on")
-    least_rows: int = Field(200, gt=0)
-    cooldown_days: int = Field(25, ge=0, description="days (of the platform clock) between two retrainings")
-    decision_valid_days: int = Field(31, gt=0, description="a retrain decision older than this is refused")
-
-    @model_validator(mode="after")
-    def _k_of_n(self) -> DriftPolicy:
-        if self.flags_to_act > self.of_checks:
-            raise ValueError(f"flags_to_act is {self.flags_to_act}, at most of_checks ({self.of_checks})")
-        return self
-
-
-class Charter(_Section):
+class Charter(Section):
     """The whole design phase; every gate reads its limits here."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,30}$")
@@ -223,7 +143,11 @@ class Charter(_Section):
     training: Training = Training()
     promotion: PromotionGate = PromotionGate()
     rollout: Rollout = Rollout()
+    alarms: Alarms = Alarms()
+    bake: Bake = Bake()
+    monitoring: Monitoring = Monitoring()
     drift: DriftPolicy = DriftPolicy()
+    concept: Concept = Concept()
     team: dict[str, str] = Field(default_factory=dict, description="role -> what it answers for; none: the default one")
     owners: dict[str, str] = Field(default_factory=dict, description="gate, alarm or deployment -> role that owns it")
     metrics: dict[str, dict[KeyMetricName, float]] = Field(default_factory=dict, description="role -> key metric -> "

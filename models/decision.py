@@ -12,10 +12,15 @@ VERDICTS: Final[Mapping[str, tuple[str, ...]]] = {
     "data": ("accept", "refuse"),
     "promotion": ("promote", "keep", "wait"),
     "smoke": ("pass", "refuse"),
+    "shadow": ("advance", "hold", "roll back"),
     "canary": ("advance", "hold", "roll back"),
-    "release": ("release", "refuse", "rolled back"),
-    "drift": ("ignore", "flag", "retrain", "alarm"),
-    "retrain": ("accept", "refuse"),
+    "pause": ("paused", "resumed"),
+    "bake": ("baked", "hold", "roll back"),
+    "release": ("release", "refuse", "rolled back", "wait"),
+    "approval": ("approve", "reject", "refuse"),
+    "silence": ("alarm", "well"),
+    "drift": ("nothing", "harmless", "retrain", "alarm"),
+    "retrain": ("accept", "refuse", "wait", "done"),
     "erasure": ("begun", "erased"),
     "retention": ("drop",),
     "value": ("use", "keep"),
@@ -23,6 +28,8 @@ VERDICTS: Final[Mapping[str, tuple[str, ...]]] = {
     "study": ("seldom", "every 12 months", "every 6 months", "every 3 months", "every 2 months", "every month",
               "no answer"),
 }
+# What a verdict of an older ledger is called now.
+OLD_VERDICTS: Final[Mapping[tuple[str, str], str]] = {("drift", "ignore"): "nothing", ("drift", "flag"): "harmless"}
 
 
 @dataclass(frozen=True)

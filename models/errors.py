@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class PipelineError(Exception):
@@ -35,6 +36,23 @@ class PlatformError(PipelineError):
 
 class ReleaseError(PipelineError):
     """A release cannot be built, started or routed."""
+
+
+def place_of(error: BaseException) -> str:
+    """File and line an error came from: enough to find it, and none of its values."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace else "?"
+
+
+def describe(error: Exception) -> str:
+    """An error for the ledger and the log: our own with its message, of others type and place.
+
+    What pandas, Polars or DuckDB say may quote a customer's value, and the ledger is not erased.
+    """
+    said = f": {error}".partition("\n")[0][:300] if isinstance(error, PipelineError) else f" at {place_of(error)}"
+    return f"{type(error).__name__}{said}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

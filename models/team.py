@@ -26,13 +26,18 @@ DEFAULT_TEAM: Final[Mapping[str, str]] = {
 DEFAULT_OWNERS: Final[Mapping[str, str]] = {
     # gates
     "data": ENGINEER, "promotion": SCIENTIST, "smoke": ML_ENGINEER, "canary": ML_ENGINEER, "release": ML_ENGINEER,
+    "shadow": ML_ENGINEER, "pause": ML_ENGINEER, "bake": ML_ENGINEER,
     "drift": SCIENTIST, "retrain": ML_ENGINEER, "erasure": ENGINEER, "retention": ENGINEER, "value": SCIENTIST,
-    "study": SCIENTIST,
+    "study": SCIENTIST, "silence": ML_ENGINEER,
     "go": STAKEHOLDER,
+    "approval": ML_ENGINEER,
     # alarms
-    "platform": ML_ENGINEER,
+    "platform": ML_ENGINEER, "labels": ENGINEER, "champion": ML_ENGINEER, "api": ML_ENGINEER,
     # deployments
+    "promote": ML_ENGINEER, "rollback": ML_ENGINEER, "resume": ML_ENGINEER,
+    "approve": ML_ENGINEER, "announce": ML_ENGINEER,
     "lifecycle": ML_ENGINEER, "ingest": ENGINEER, "redrive": ENGINEER, "features": ENGINEER, "backfill": ENGINEER,
+    "ship": ENGINEER,
     "train": SCIENTIST, "score": SCIENTIST, "monitor": SCIENTIST, "reproduce": SCIENTIST,
     "card": SCIENTIST,
 }

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from models.errors import ConfigError
-from models.features_online import PRIVATE_PROJECT, registry_path
+from models.serving.features_online import PRIVATE_PROJECT, registry_path, shown
 
 # What DuckDB may hold while it computes; what exceeds it goes to disk. Flows take it from the settings.
 MEMORY_LIMIT: Final = "4GB"
@@ -22,6 +24,21 @@ def check_memory_limit(text: str) -> None:
                           f"{MEMORY_LIMIT} or 500MB, or leave it unset")
 
 
+def sqlalchemy_scores_url(url: str) -> str:
+    """Where scores are written as a table, as SQLAlchemy wants it: PostgreSQL by psycopg, which Feast brings.
+
+    Raises:
+        ConfigError: neither a PostgreSQL nor an SQLite file by its whole path; its password is not shown.
+    """
+    scheme, _, rest = url.partition("://")
+    if scheme in ("postgresql", "postgres", "postgresql+psycopg") and rest.split("?")[0].partition("/")[2]:
+        return f"postgresql+psycopg://{rest}"
+    if scheme == "sqlite" and re.match(r"//[^/]", rest):  # a flow run starts in another folder
+        return url
+    raise ConfigError(f"cannot use CHURN_SCORES_URL={shown(url)}: not postgresql://user@host:port/database, or "
+                      "sqlite:////folder/file with its whole path. Mend it, or leave it unset for Parquet alone")
+
+
 @dataclass(frozen=True)
 class Home:
     """`CHURN_HOME`: all state of one charter, and nothing outside it."""
@@ -30,6 +47,9 @@ class Home:
     name: str = PRIVATE_PROJECT  # the charter's
     online_store: str | None = field(default=None, repr=False)  # URL of a Redis; None: SQLite in the home
     feature_registry: str | None = field(default=None, repr=False)  # URL of a PostgreSQL; None: SQLite in the home
+    state_store: str | None = field(default=None, repr=False)  # URL of a PostgreSQL; None: SQLite in the home
+    api_keys: Path | None = None  # file with the hashes of API keys; None: the API is open
+    scores_url: str | None = field(default=None, repr=False)  # URL of a database; None: scores are Parquet alone
 
     @property
     def landing(self) -> Path:
@@ -113,6 +133,26 @@ class Home:
         return self.root / "feast-online"
 
     @property
+    def scores_record(self) -> Path:
+        """Every database that scores of this home were ever written to: an erasure has to find them."""
+        return self.root / "scores-tables"
+
+    @property
     def state_url(self) -> str:
-        """Our state on a laptop: SQLite in WAL mode."""
-        return f"sqlite:///{self.root.resolve()}/state.db"
+        """SQLAlchemy URL of our state: a PostgreSQL, or on a laptop SQLite in WAL mode."""
+        return self.state_store or f"sqlite:///{self.root.resolve()}/state.db"
+
+    def number(self) -> str:
+        """What tells this home from every other, made at first use: a path may stand for other files elsewhere."""
+        file = self.feast / "home-number"
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            beside = file.with_name(f".home-number.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
+            beside.write_text(uuid.uuid4().hex + "\n", encoding="ascii")
+            try:
+                os.link(beside, file)  # of two who make it at once one wins
+            except FileExistsError:
+                pass
+            finally:
+                beside.unlink()
+        return file.read_text(encoding="ascii").strip()

@@ -9,9 +9,9 @@ import pandas as pd
 
 from models.charter import Charter
 from models.contract import Column, Contract
-from models.evaluation import evaluate_scores
-from models.evaluation_result import Evaluation
-from models.segments import segment_levels
+from models.evaluation.evaluate import evaluate_scores
+from models.evaluation.result import Evaluation
+from models.evaluation.segments import segment_levels
 
 CONTRACT = Contract(
     entity_key="member_id", label="left", tables=(), sql={},

@@ -12,15 +12,15 @@ import sqlalchemy as sa
 
 from models.cuts import CutPlan
 from models.decision import Decision
-from models.estimators import make_pipeline
-from models.scorer import feature_frame, predict
-from models.training import TrainingConfig
+from models.serving.scorer import feature_frame, predict
+from models.training.estimators import make_pipeline
+from models.training.fit import TrainingConfig
 from tasks.home import Home
-from tasks.plots import draw_evaluation
-from tasks.provenance import Provenance
-from tasks.record import Dataset, Record, write_record
 from tasks.state import open_state, record_decision
-from tasks.tracking import Run, training_run
+from tasks.training.plots import draw_evaluation
+from tasks.training.provenance import Provenance
+from tasks.training.record import Dataset, Record, write_record
+from tasks.training.tracking import Run, training_run
 from tests.card_model import CONTRACT, charter, evaluation, made_rows
 
 AS_OF = datetime(2025, 1, 1, tzinfo=UTC)

@@ -10,21 +10,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import skops.io
-from sklearn.compose import ColumnTransformer
-from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.pipeline import Pipeline
 
 from models.charter import Charter
 from models.contract import Check, Column, Contract
-from models.features_online import online_config
+from models.serving.features_online import online_config
+from models.serving.scorer import feature_frame
+from models.training.estimators import EstimatorName, make_pipeline
 
 AS_OF = datetime(2025, 1, 1, tzinfo=UTC)
 VIEW = "features_tiny"
 SALT = "tiny"
 KEY = b"0123456789abcdef0123456789abcdef"
-CHARTER = {
+CHARTER: dict[str, Any] = {
     "name": "tiny",
     "problem": {"horizon_days": 30, "first_as_of": "2025-01-01"},
     "value": {"customers": 100, "monthly_churners": 10, "share_found": 0.5, "share_who_stay": 0.5,
@@ -35,7 +33,7 @@ CHARTER = {
 
 def tiny_contract() -> Contract:
     """Two numbers (one a count, one that may be null) and a word."""
-    at_least_zero = Check('greater_than_or_equal_to:{"min_value": 0}', "accuracy", "visits is below 0")
+    at_least_zero = Check("greater_than_or_equal_to(0)", "accuracy", "visits is below 0")
     return Contract(
         entity_key="member_id", label="left", tables=(), sql={},
         snapshot=(
@@ -61,33 +59,33 @@ def tiny_rows(count: int = 200) -> pd.DataFrame:
     return rows
 
 
-def tiny_pipeline(rows: pd.DataFrame) -> Pipeline:
-    """A logistic regression for which few visits mean churn."""
-    y = (rows["visits"] < 4).astype(int)
-    words = make_pipeline(SimpleImputer(strategy="constant", fill_value="none", missing_values=None),
-                          OneHotEncoder(handle_unknown="ignore"))
-    prepare = ColumnTransformer([
-        ("numbers", make_pipeline(SimpleImputer(strategy="median"), StandardScaler()), ["visits", "spend"]),
-        ("words", words, ["tier"]),
-    ])
-    return Pipeline([("prepare", prepare), ("classify", LogisticRegression())]).fit(rows, y)
+def tiny_pipeline(rows: pd.DataFrame, estimator: EstimatorName = "logistic") -> Pipeline:
+    """A model as training makes one, for which few visits mean churn."""
+    pipeline: Pipeline = make_pipeline(estimator, tiny_contract(), random_state=7)
+    return pipeline.fit(feature_frame(rows, tiny_contract()), (rows["visits"] < 4).astype(int))
 
 
-def write_payload(folder: Path, *, golden_off_by: float = 0.0, **manifest: Any) -> Path:
+def write_payload(
+    folder: Path, *, golden_off_by: float = 0.0, estimator: EstimatorName = "logistic", explanations: int = 3,
+    **manifest: Any,
+) -> Path:
     """Write a release as training hands it over; `golden_off_by` spoils the third golden row."""
     folder.mkdir(parents=True, exist_ok=True)
     contract, rows = tiny_contract(), tiny_rows()
-    pipeline = tiny_pipeline(rows)
+    pipeline = tiny_pipeline(rows, estimator)
     skops.io.dump(pipeline, folder / "pipeline.skops")
     (folder / "contract.json").write_text(contract.to_json(), encoding="utf-8")
-    (folder / "charter.json").write_text(Charter.model_validate(CHARTER).model_dump_json(), encoding="utf-8")
+    charter = Charter.model_validate(CHARTER | {"requirements": {**CHARTER["requirements"],
+                                                                 "explanations": explanations}})
+    (folder / "charter.json").write_text(charter.model_dump_json(), encoding="utf-8")
     document = {"model_version": "3", "run_id": "r1", "as_of": AS_OF.isoformat(), "fingerprint": contract.fingerprint,
                 "feature_service": contract.service_name, "feature_view": VIEW, "threshold": 0.3,
-                "holdout_salt": SALT, "estimator": "logistic", **manifest}
+                "holdout_salt": SALT, "estimator": estimator, **manifest}
     (folder / "release.json").write_text(json.dumps(document), encoding="utf-8")
     golden = rows.head(20).assign(expected_probability=pipeline.predict_proba(rows.head(20))[:, 1])
     golden.loc[2, "expected_probability"] += golden_off_by
     golden.to_parquet(folder / "golden.parquet")
+    rows.to_parquet(folder / "reference.parquet")
     return folder
 
 

@@ -12,36 +12,25 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from deploy.local.parts import client_environment, place_environment
-from deploy.local.run import QUIET
+from deploy.local.command import command, join_platform
 from flows.settings import load_place, load_settings
-from models.errors import ConfigError, PipelineError
+from models.errors import ConfigError
 from tasks.clock import parse_as_of
-from tasks.processes import supervisor_running
 
 if TYPE_CHECKING:
-    from tasks.backfill import Day
+    from tasks.data.backfill import Day
 
 
+@command("interrupted; the same command does what is missing")
 def main(values: Mapping[str, str]) -> int:
     """0; 1 with one line on stderr where it stopped; 130 on Ctrl-C."""
-    try:
-        start, end, step_days, step_months = read_values(values)
-        settings = load_settings()
-        _charter, home = load_place(settings)
-        if supervisor_running(home):
-            os.environ.update(client_environment(settings, home) | place_environment(settings, home))
-        for name, value in QUIET.items():
-            os.environ.setdefault(name, value)
-        from flows.backfill import backfill  # imports Prefect, which reads the environment once
+    start, end, step_days, step_months = read_values(values)
+    settings = load_settings()
+    _charter, home = load_place(settings)
+    join_platform(settings, home)
+    from flows.backfill import backfill  # imports Prefect, which reads the environment once
 
-        print(text(backfill(start, end, step_days, step_months)))
-    except PipelineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command does what is missing", file=sys.stderr)
-        return 130
+    print(text(backfill(start, end, step_days, step_months)))
     return 0
 
 

@@ -14,35 +14,30 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 
+from deploy.local.command import command
 from deploy.local.status import existing_place
 from flows.settings import load_settings
-from models.errors import ConfigError, PipelineError
-from tasks.forget import Found, Place, find_person, forget_person
+from models.errors import ConfigError
+from tasks.erasure.forget import Found, Place, find_person, forget_person
 
 YES = ("1", "yes", "true")
 _ROWS = re.compile(r"^([\d,]+) rows; ")  # as a source file's line begins
 
 
+@command("interrupted; the same command goes on where this stopped")
 def main(values: Mapping[str, str]) -> int:
     """0; 1 with one line on stderr where nothing was changed or something is left to do; 130 on Ctrl-C."""
-    try:
-        customer = check_values(values)
-        existing_place(load_settings())
-        from flows.context import open_context
+    customer = check_values(values)
+    existing_place(load_settings())
+    from flows.context import open_context
 
-        context = open_context()
-        place = Place(context.home, context.engine, context.contract, context.sources, context.root)
-        if values.get("YES", "").lower() in YES:
-            found = forget_person(customer, place, who=values["WHO"], why=values["WHY"], as_of=context.as_of)
-            print(text(found, customer, done=True))
-        else:
-            print(text(find_person(customer, place), customer, done=False))
-    except PipelineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where this stopped", file=sys.stderr)
-        return 130
+    context = open_context()
+    place = Place(context.home, context.engine, context.contract, context.sources, context.root)
+    if values.get("YES", "").lower() in YES:
+        found = forget_person(customer, place, who=values["WHO"], why=values["WHY"], as_of=context.as_of)
+        print(text(found, customer, done=True))
+    else:
+        print(text(find_person(customer, place), customer, done=False))
     return 0
 
 

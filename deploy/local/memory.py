@@ -8,11 +8,12 @@ from pathlib import Path
 
 import psutil
 
+from deploy.local.command import command
 from flows.settings import load_place, load_settings
-from models.errors import PipelineError, PlatformError
+from models.errors import PlatformError
 from tasks.home import Home
-from tasks.processes import owned_pids, programs
-from tasks.supervisord import PROGRAM
+from tasks.release.processes import owned_pids, programs
+from tasks.release.supervisord import PROGRAM
 
 LIMIT_MIB, LIMIT_ROLLOUT_MIB = 1536, 2048  # with the champion only; while a canary runs beside it
 
@@ -48,7 +49,8 @@ def memory_by_program(home: Home) -> dict[str, tuple[int, float]]:
 
 def table(found: dict[str, tuple[int, float]]) -> str:
     """One row a program; the last row is the sum, what it may be, and `ok` or `missed`."""
-    releases = len(found.keys() - {"supervisord", "prefect-server", "worker", "mlflow-ui", "envoy"})
+    releases = len(found.keys() - {"supervisord", "prefect-server", "worker", "mlflow-ui", "envoy", "watchdog",
+                                   "exporter"})
     limit = LIMIT_MIB if releases <= 1 else LIMIT_ROLLOUT_MIB
     rows = [f"{name:<34} {processes:>9} {mib:>9.0f}" for name, (processes, mib) in sorted(found.items())]
     total = sum(mib for _processes, mib in found.values())
@@ -60,13 +62,10 @@ def table(found: dict[str, tuple[int, float]]) -> str:
     ])
 
 
+@command()
 def main() -> int:
-    try:
-        _charter, home = load_place(load_settings())
-        print(table(memory_by_program(home)))
-    except PipelineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    _charter, home = load_place(load_settings())
+    print(table(memory_by_program(home)))
     return 0
 
 

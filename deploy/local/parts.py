@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from deploy.local.ask import PrefectApi
+from deploy.local.automations import HEARTBEAT_SECONDS
 from flows.settings import REPO, Settings
 from tasks.home import Home
 
@@ -21,6 +22,7 @@ PATIENCE = 180  # seconds; a first start on a loaded machine, with migrations, t
 PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "USER", "SSL_CERT_FILE", "SSL_CERT_DIR",
              "REQUESTS_CA_BUNDLE", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "OMP_NUM_THREADS")
 PASSED_ON_PREFIXES = ("CHURN_", "AWS_", "UV_", "PIP_")
+SAID_ONCE = "CHURN_MATURITY"  # a program goes by the home's note: what is said later counts for it too
 
 
 def reachable(host: str) -> str:
@@ -87,6 +89,7 @@ def client_environment(settings: Settings, home: Home) -> dict[str, str]:
         "PREFECT_HOME": str(home.prefect.absolute()),
         "PREFECT_PROFILES_PATH": str(home.prefect.absolute() / "profiles.toml"),
         "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # the default is pickle
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         "MLFLOW_TRACKING_URI": home.mlflow_uri,
@@ -103,12 +106,15 @@ def client_environment(settings: Settings, home: Home) -> dict[str, str]:
 
 
 def place_environment(settings: Settings, home: Home) -> dict[str, str]:
-    """The settings as variables, paths absolute: a flow run starts in another folder."""
+    """The settings as variables but for the maturity level, paths absolute: a flow run starts in another folder."""
     values: dict[str, str] = {}
     for name, value in settings.model_dump().items():
         if value is not None:
             values[f"CHURN_{name}".upper()] = str(value.absolute() if isinstance(value, Path) else value)
+    values.pop(SAID_ONCE, None)
     values["CHURN_HOME"] = str(home.root.absolute())
+    if home.api_keys:  # of this shell or of one before
+        values["CHURN_API_KEYS"] = str(home.api_keys)
     return values
 
 
@@ -123,7 +129,7 @@ def _passed_on(settings: Settings) -> dict[str, str]:
     sources = settings.sources or REPO / "feature_repo" / "sources.yaml"
     referred = set(re.findall(r"\$\{(\w+)", sources.read_text(encoding="utf-8"))) if sources.is_file() else set()
     return {name: value for name, value in os.environ.items()
-            if name in PASSED_ON or name in referred or name.startswith(PASSED_ON_PREFIXES)}
+            if name != SAID_ONCE and (name in PASSED_ON or name in referred or name.startswith(PASSED_ON_PREFIXES))}
 
 
 def server_command(settings: Settings) -> list[str]:
@@ -151,6 +157,33 @@ def worker_environment(settings: Settings, home: Home) -> dict[str, str]:
     """Flow runs inherit this: the same charter, home and ports as `make run` had."""
     return {**program_environment(settings, home), "PREFECT_WORKER_QUERY_SECONDS": "2", "PYTHONPATH": str(REPO),
             "CHURN_REPO": str(REPO)}  # prefect.yaml names the repo by it
+
+
+def watchdog_command(settings: Settings, home: Home) -> list[str]:
+    return [sys.executable, "-m", "tasks.release.watchdog", "--home", str(home.root.absolute()),
+            "--charter", str(settings.charter.absolute()), "--first-port", str(settings.release_port),
+            "--api", api_url(settings)]
+
+
+def watchdog_environment(settings: Settings, home: Home) -> dict[str, str]:
+    """Where the shared stores are: it starts what should run, and a release reads just these; no MLflow.
+
+    Of Prefect it has the address only, to say what it did: it does not need an answer.
+    """
+    client = client_environment(settings, home) if auth_file(home).exists() else {}
+    return {**_passed_on(settings), **place_environment(settings, home), "PYTHONPATH": str(REPO),
+            **{name: value for name, value in client.items() if name.startswith(("PREFECT_", "DO_NOT_"))},
+            "PYTHONUNBUFFERED": "1", "BENTOML_HOME": str(home.bentoml.absolute())}
+
+
+def exporter_command(settings: Settings, home: Home) -> list[str]:
+    return [sys.executable, "-m", "tasks.monitoring.exporter", "--home", str(home.root.absolute()),
+            "--charter", str(settings.charter.absolute()), "--port", str(settings.exporter_port)]
+
+
+def metrics_url(settings: Settings) -> str:
+    """What Prometheus scrapes; loopback, whatever the host."""
+    return f"http://127.0.0.1:{settings.exporter_port}/metrics"
 
 
 def mlflow_command(settings: Settings, home: Home) -> list[str]:

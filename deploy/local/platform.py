@@ -16,6 +16,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from deploy.local.ask import answers
+from deploy.local.automations import end_what_was_killed, make_automations
 from deploy.local.env_file import clear_env, write_env
 from deploy.local.parts import (
     LATER,
@@ -24,7 +25,9 @@ from deploy.local.parts import (
     api_url,
     auth_file,
     client_environment,
+    exporter_command,
     make_secrets,
+    metrics_url,
     mlflow_command,
     mlflow_url,
     place_environment,
@@ -33,6 +36,8 @@ from deploy.local.parts import (
     program_environment,
     server_command,
     server_environment,
+    watchdog_command,
+    watchdog_environment,
     worker_command,
     worker_environment,
 )
@@ -40,17 +45,20 @@ from deploy.local.ports import check_ports
 from deploy.local.prefect_setup import (
     deploy_flows,
     follow_open_rollout,
+    keep_notify_block,
     make_pool,
     make_retrain_slot,
     use_server_here,
     worker_online,
 )
 from deploy.local.supported import this_platform
+from flows.maturity import watched
 from flows.settings import REPO, Settings
 from models.charter import Charter
 from models.errors import PlatformError
 from tasks.home import Home
-from tasks.processes import (
+from tasks.maturity import keep_level
+from tasks.release.processes import (
     last_log_line,
     log_file,
     owned_pids,
@@ -59,10 +67,11 @@ from tasks.processes import (
     start_supervisor,
     stop_program,
     stop_supervisor,
+    supervisor_running,
 )
 
-WORKER, MLFLOW, ENVOY = "worker", "mlflow-ui", "envoy"
-PARTS = (SERVER, WORKER, MLFLOW, ENVOY)
+WORKER, MLFLOW, ENVOY, WATCHDOG, EXPORTER = "worker", "mlflow-ui", "envoy", "watchdog", "exporter"
+PARTS = (SERVER, WORKER, MLFLOW, ENVOY, WATCHDOG, EXPORTER)
 Say = Callable[[str], None]
 
 
@@ -115,8 +124,12 @@ def start_platform(
     for folder in (home.run, home.prefect, home.mlflow, home.bentoml, home.serving):
         folder.mkdir(parents=True, exist_ok=True)
     make_secrets(home)
+    level = keep_level(home, settings.maturity)
+    fresh = not supervisor_running(home)  # then whatever Prefect takes for running is not: it was stopped or killed
     start_supervisor(home)
     tell(f"supervisor runs, for {charter.name!r} in {home.root}")
+    if level.fault:
+        tell(level.fault)
     start_program(home, SERVER, server_command(settings), environment=server_environment(settings, home),
                   directory=home.root)
     _start_envoy(settings, home)
@@ -128,32 +141,43 @@ def start_platform(
                       ENVOY: lambda: answers(api_url(settings))}, tell=tell)
     use_server_here()
     make_pool(settings, home)
+    if fresh:
+        runs, slots = end_what_was_killed(prefect_api(settings, home))
+        if runs or slots:
+            tell(f"ended {runs} runs and freed {slots} slots of a platform that was killed")
     tables.result()
     client = client_environment(settings, home)
     write_env(settings.env_file, {name: client[name] for name in
                                   ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_HOME")})
-    return Platform(_behind(lambda: _start_rest(settings, home, tell)))
+    return Platform(_behind(lambda: _start_rest(settings, home, level.number, tell)))
 
 
 def _start_envoy(settings: Settings, home: Home) -> None:
-    from tasks.routing import envoy_command, write_bootstrap
+    from tasks.release.routing import envoy_command, write_bootstrap
 
-    write_bootstrap(home, host=settings.host, api_port=settings.api_port)
+    write_bootstrap(home, host=settings.host, api_port=settings.api_port, rate_limit=settings.rate_limit)
     start_program(home, ENVOY, envoy_command(home), environment={}, directory=home.root)
 
 
-def _start_rest(settings: Settings, home: Home, tell: Say) -> None:
-    """The worker, the deployments and MLflow's UI: what the first flow does not need."""
+def _start_rest(settings: Settings, home: Home, level: int, tell: Say) -> None:
+    """What the first flow does not need. The watchdog first: customers may be with a canary already."""
+    start_program(home, WATCHDOG, watchdog_command(settings, home), environment=watchdog_environment(settings, home),
+                  directory=home.root)
     start_program(home, WORKER, worker_command(), environment=worker_environment(settings, home), directory=REPO,
                   stop_seconds=4)
     make_retrain_slot(settings, home)
-    deploy_flows(settings, home)
+    deploy_flows(settings, home, level=level)
+    make_automations(prefect_api(settings, home), watch_monitor=watched(level))
+    keep_notify_block(settings)
     follow_open_rollout()
-    tell("flows are deployed")
+    tell(f"flows are deployed, maturity {level}")
     start_program(home, MLFLOW, [*LATER, *mlflow_command(settings, home)], directory=home.root,
                   environment=program_environment(settings, home))
+    start_program(home, EXPORTER, [*LATER, *exporter_command(settings, home)], directory=home.root,
+                  environment=watchdog_environment(settings, home))
     wait_ready(home, {WORKER: lambda: worker_online(settings, home),
-                      MLFLOW: lambda: answers(f"{mlflow_url(settings)}/health")}, tell=tell)
+                      MLFLOW: lambda: answers(f"{mlflow_url(settings)}/health"),
+                      EXPORTER: lambda: answers(metrics_url(settings).replace("/metrics", "/targets"))}, tell=tell)
 
 
 def wait_ready(

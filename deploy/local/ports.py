@@ -12,6 +12,7 @@ import psutil
 from flows.settings import Settings
 from models.errors import ConfigError, PlatformError
 
+ON_LOOPBACK = ("CHURN_RELEASE_PORT", "CHURN_METRICS_PORT")
 RELEASES = 10  # ports from CHURN_RELEASE_PORT on
 
 
@@ -22,7 +23,7 @@ def wanted_ports(settings: Settings) -> dict[int, str]:
         ConfigError: two parts would share a port.
     """
     wanted = [(settings.api_port, "CHURN_API_PORT"), (settings.prefect_port, "CHURN_PREFECT_PORT"),
-              (settings.mlflow_port, "CHURN_MLFLOW_PORT")]
+              (settings.mlflow_port, "CHURN_MLFLOW_PORT"), (settings.exporter_port, "CHURN_METRICS_PORT")]
     wanted += [(settings.release_port + index, "CHURN_RELEASE_PORT") for index in range(RELEASES)]
     ports: dict[int, str] = {}
     for port, variable in wanted:
@@ -46,19 +47,23 @@ def check_ports(settings: Settings, *, ours: Collection[int]) -> None:
         ConfigError: two parts would share a port, or the address cannot be used.
     """
     for port, variable in wanted_ports(settings).items():
-        host = "127.0.0.1" if variable == "CHURN_RELEASE_PORT" else settings.host
-        try:
-            free = _is_free(host, port)
-        except OSError as error:
-            name = variable if error.errno == errno.EACCES else "CHURN_HOST"
-            raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}. Set {name}") from None
-        if free:
-            continue
-        holders = _listeners(port)
-        if not holders or not set(holders) <= set(ours):
-            who = ", ".join(_name(pid) for pid in holders if pid not in ours)
-            raise PlatformError(f"cannot use port {port}: it is taken by {who or 'a process hidden from this user'}. "
-                                f"Stop that, or set {variable} to a free port")
+        check_port("127.0.0.1" if variable in ON_LOOPBACK else settings.host, port, variable, ours=ours)
+
+
+def check_port(host: str, port: int, variable: str, *, ours: Collection[int] = ()) -> None:
+    """One port; see `check_ports`."""
+    try:
+        free = _is_free(host, port)
+    except OSError as error:
+        name = variable if error.errno == errno.EACCES else "CHURN_HOST"
+        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}. Set {name}") from None
+    if free:
+        return
+    holders = _listeners(port)
+    if not holders or not set(holders) <= set(ours):
+        who = ", ".join(_name(pid) for pid in holders if pid not in ours)
+        raise PlatformError(f"cannot use port {port}: it is taken by {who or 'a process hidden from this user'}. "
+                            f"Stop that, or set {variable} to a free port")
 
 
 def _is_free(host: str, port: int) -> bool:

@@ -10,17 +10,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
+from pydantic import SecretStr
 
 from deploy.local.parts import LATER, PATIENCE, POOL, SERVER, prefect_api, worker_environment
+from flows.maturity import deployments_at
 from flows.settings import REPO, Settings
 from models.charter import Charter, load_charter
-from models.errors import ConfigError, PlatformError
+from models.errors import ConfigError, PlatformError, describe
 from tasks.home import Home
-from tasks.processes import last_log_line, log_file
-from tasks.supervisord import MARK, PROGRAM, server_url, sockets
+from tasks.release.processes import last_log_line, log_file
+from tasks.release.supervisord import MARK, PROGRAM, server_url, sockets, write_private
 
 OWNER = "owner: "  # tag of a deployment
-ONE_AT_A_TIME = "retrain"  # as flows/retrain.py names it; importing that would import Prefect here
+ONE_AT_A_TIME = "retrain"  # as tasks/monitoring/retrainings.py names it
 
 
 def make_pool(settings: Settings, home: Home) -> None:
@@ -43,6 +45,8 @@ def make_retrain_slot(settings: Settings, home: Home) -> None:
         if error.code != 409:  # 409: it is there
             raise PlatformError(f"cannot make the limit {ONE_AT_A_TIME!r}: Prefect answers {error.code} "
                                 f"{error.reason}. See {log_file(home, SERVER)}") from None
+    except OSError as error:
+        raise PlatformError(f"cannot make the limit {ONE_AT_A_TIME!r}: {error}. See {log_file(home, SERVER)}") from None
 
 
 def check_owners(deployments: Sequence[Mapping[str, Any]], charter: Charter) -> None:
@@ -60,8 +64,9 @@ def check_owners(deployments: Sequence[Mapping[str, Any]], charter: Charter) -> 
                 f"charter {owner}. Let its tags name {OWNER + owner!r}, or mend owners in the charter")
 
 
-def deploy_flows(settings: Settings, home: Home) -> None:
-    """`prefect deploy --all`: the deployments of prefect.yaml, as they are written now.
+def deploy_flows(settings: Settings, home: Home, *, level: int) -> None:
+    """`prefect deploy --all`: the deployments of prefect.yaml, as they are written now and as the maturity level has
+    them.
 
     Raises:
         ConfigError: see `check_owners`.
@@ -69,11 +74,15 @@ def deploy_flows(settings: Settings, home: Home) -> None:
     """
     document = yaml.safe_load((REPO / "prefect.yaml").read_text(encoding="utf-8"))
     check_owners(document["deployments"], load_charter(settings.charter))
+    deployed = home.run / "prefect.yaml"
+    write_private(deployed, yaml.safe_dump(
+        deployments_at(level, document, notify=settings.notify is not None), sort_keys=False))
     log = log_file(home, "deploy")
     with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
         try:
             done = subprocess.run(
-                [*LATER, sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"], cwd=REPO, stdout=file,
+                [*LATER, sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file",
+                 str(deployed)], cwd=REPO, stdout=file,
                 stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False, timeout=PATIENCE,
                 env={**worker_environment(settings, home), "NO_COLOR": "1", "TERM": "dumb",
                      MARK: server_url(sockets(home)), PROGRAM: "deploy"},  # so that `make down` ends it too
@@ -86,6 +95,34 @@ def deploy_flows(settings: Settings, home: Home) -> None:
         raise PlatformError(f"cannot deploy the flows of prefect.yaml: {said} (see {log})")
 
 
+def keep_notify_block(settings: Settings) -> None:
+    """The block in Prefect by which people are told; none where CHURN_NOTIFY is not set.
+
+    Raises:
+        PlatformError: Prefect did not take it.
+    """
+    from tasks.monitoring.notify import BLOCK, ChurnNotify
+
+    try:
+        if settings.notify is not None:
+            ChurnNotify(url=SecretStr(settings.notify)).save(BLOCK, overwrite=True)
+        elif _has_block(f"{ChurnNotify.get_block_type_slug()}/{BLOCK}"):
+            ChurnNotify.delete(BLOCK)
+    except Exception as error:  # httpx and Prefect each have a tree of their own
+        raise PlatformError(f"cannot keep the block {BLOCK!r} in Prefect: {describe(error)}. Start the platform again"
+                            ) from None
+
+
+def _has_block(name: str) -> bool:
+    from prefect.blocks.core import Block
+
+    try:
+        Block.load(name)
+    except ValueError:  # Prefect's word for: there is none
+        return False
+    return True
+
+
 def worker_online(settings: Settings, home: Home) -> bool:
     """Does a worker serve the pool?"""
     workers = prefect_api(settings, home).ask(f"/work_pools/{POOL}/workers/filter", {})
@@ -94,8 +131,9 @@ def worker_online(settings: Settings, home: Home) -> bool:
 
 def follow_open_rollout() -> None:
     """Deploying switches the release schedule off; where a rollout is open it must be on."""
-    from flows.release import follow_schedule, release_place
-    from tasks.rollouts import open_rollout
+    from flows.release import follow_schedule
+    from flows.releasing import release_place
+    from tasks.release.rollouts import open_rollout
 
     _, place = release_place()
     if open_rollout(place.engine) is not None:

@@ -9,43 +9,37 @@ import os
 import sys
 from collections.abc import Mapping
 
+from deploy.local.command import command
 from deploy.local.status import existing_place
 from flows.settings import load_settings
 from models.decision import Decision
-from models.errors import PipelineError
+from tasks.data.quarantine import Waiting, list_quarantine
+from tasks.data.redrive import Redrive, redrive_quarantine
 from tasks.home import Home
-from tasks.quarantine import Waiting, list_quarantine
-from tasks.redrive import Redrive, redrive_quarantine
 from tasks.state import record_decision
 
 YES = ("1", "yes", "true")
 
 
+@command("interrupted; the quarantine is as it was, or as the whole re-drive leaves it")
 def main(what: str, values: Mapping[str, str]) -> int:
     """0; 1 with one line on stderr where nothing could be read or changed; 130 on Ctrl-C."""
-    try:
-        _charter, home = existing_place(load_settings())
-        from feature_repo.contract import RAW_TABLES
-        from flows.context import open_context
+    _charter, home = existing_place(load_settings())
+    from feature_repo.contract import RAW_TABLES
+    from flows.context import open_context
 
-        context = open_context()
-        if what == "quarantine":
-            print(listing(list_quarantine(home, context.engine, context.contract.present), home))
-            return 0
-        done = redrive_quarantine(
-            context.sources, context.contract, RAW_TABLES, charter=context.charter, home=home, engine=context.engine,
-            dry_run=values.get("DRY_RUN", "").lower() in YES,
-        )
-        if not done.dry_run:
-            record_decision(context.engine, Decision("data", "accept", done.line), as_of=done.as_of,
-                            subject=done.dataset_version)
-        print(summary(done))
-    except PipelineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the quarantine is as it was, or as the whole re-drive leaves it", file=sys.stderr)
-        return 130
+    context = open_context()
+    if what == "quarantine":
+        print(listing(list_quarantine(home, context.engine, context.contract.present), home))
+        return 0
+    done = redrive_quarantine(
+        context.sources, context.contract, RAW_TABLES, charter=context.charter, home=home, engine=context.engine,
+        dry_run=values.get("DRY_RUN", "").lower() in YES,
+    )
+    if not done.dry_run:
+        record_decision(context.engine, Decision("data", "accept", done.line), as_of=done.as_of,
+                        subject=done.dataset_version)
+    print(summary(done))
     return 0
 
 

@@ -9,38 +9,27 @@ import os
 import sys
 from collections.abc import Mapping
 
-from deploy.local.parts import client_environment, place_environment
-from deploy.local.run import QUIET
+from deploy.local.command import command, join_platform
 from flows.settings import load_place, load_settings
-from models.errors import ConfigError, PipelineError
-from tasks.processes import supervisor_running
+from models.errors import ConfigError
 
 
+@command("interrupted; nothing was changed")
 def main(values: Mapping[str, str]) -> int:
     """0 where every figure comes out the same; 1 where one does not, or with one line where it cannot be tried."""
-    try:
-        run_id = values.get("RUN", "").strip()
-        if not run_id:
-            raise ConfigError("cannot reproduce: RUN is missing. Write: make reproduce RUN=id; MLflow's UI and the "
-                              "ledger (`make why`) name the runs")
-        settings = load_settings()
-        _charter, home = load_place(settings)
-        if supervisor_running(home):
-            os.environ.update(client_environment(settings, home) | place_environment(settings, home))
-        for name, value in QUIET.items():
-            os.environ.setdefault(name, value)
-        from tasks.record import read_record
+    run_id = values.get("RUN", "").strip()
+    if not run_id:
+        raise ConfigError("cannot reproduce: RUN is missing. Write: make reproduce RUN=id; MLflow's UI and the "
+                          "ledger (`make why`) name the runs")
+    settings = load_settings()
+    _charter, home = load_place(settings)
+    join_platform(settings, home)
+    from tasks.training.record import read_record
 
-        read_record(home, run_id)  # before a server is started: what can be found out now need not wait
-        from flows.reproduce import reproduce  # imports Prefect, which reads the environment once
+    read_record(home, run_id)  # before a server is started: what can be found out now need not wait
+    from flows.reproduce import reproduce  # imports Prefect, which reads the environment once
 
-        answer = reproduce(run_id)
-    except PipelineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; nothing was changed", file=sys.stderr)
-        return 130
+    answer = reproduce(run_id)
     print(answer.text())
     return 0 if answer.same else 1
 

@@ -8,28 +8,25 @@ from collections.abc import Iterable, Mapping
 from itertools import groupby
 from pathlib import Path
 
+from deploy.local.command import command
 from deploy.local.status import existing_place
 from flows.settings import load_settings
-from models.errors import PipelineError
+from tasks.erasure.retention import Item, Retention, apply_retention, plan_retention
 from tasks.home import Home
-from tasks.retention import Item, Retention, apply_retention, plan_retention
 
 
+@command()
 def main(values: Mapping[str, str]) -> int:
     """0; 1 with one line on stderr where nothing can be said."""
     apply = values.get("APPLY", "").lower() in ("1", "yes", "true")
-    try:
-        existing_place(load_settings())
-        from flows.context import open_context
+    existing_place(load_settings())
+    from flows.context import open_context
 
-        context = open_context()
-        plan = plan_retention(context.charter, context.contract, context.home, context.engine)
-        print(text(plan, context.home, apply=apply), flush=True)
-        if apply:
-            apply_retention(plan, context.home, context.engine)
-    except PipelineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    context = open_context()
+    plan = plan_retention(context.charter, context.contract, context.home, context.engine)
+    print(text(plan, context.home, apply=apply), flush=True)
+    if apply:
+        apply_retention(plan, context.home, context.engine)
     return 0
 
 

@@ -11,35 +11,27 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
+from deploy.local.command import command, keep_quiet
 from deploy.local.platform import start_platform
 from flows.settings import load_place, load_settings
 from models.errors import PipelineError, PlatformError
 from tasks.clock import parse_as_of
 from tasks.home import Home
+from tasks.monitoring.address import check_address
 
-# Defaults only: whoever wants Prefect's own lines sets these. The UI shows every line either way.
-QUIET = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", "MLFLOW_LOGGING_LEVEL": "WARNING",
-         "PREFECT_CLI_COLORS": "false"}
 # In the order the lifecycle needs them. While the servers start, this process would only wait.
 HEAVY = ("duckdb", "pandas", "pandera.pandas", "flows.lifecycle", "feast", "sklearn.ensemble", "sklearn.linear_model",
          "mlflow", "evidently")
 
 
+@command("interrupted; the platform goes on (`make down` stops it), `make run` goes on where this stopped")
 def main(arguments: list[str] | None = None) -> int:
     """0; 1 with one line on stderr where something can be mended; 130 on Ctrl-C."""
     parser = argparse.ArgumentParser(prog="make run", description=__doc__)
     parser.add_argument("--as-of", default=os.environ.get("AS_OF") or None,
                         help="date the platform clock is moved to (environment: AS_OF), such as 2025-02-01")
     options = parser.parse_args(arguments)
-    try:
-        run(options.as_of)
-    except PipelineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the platform goes on (`make down` stops it), `make run` goes on where this stopped",
-              file=sys.stderr)
-        return 130
+    run(options.as_of)
     return 0
 
 
@@ -52,12 +44,13 @@ def run(as_of_text: str | None) -> None:
     as_of = parse_as_of(as_of_text) if as_of_text else None
     settings = load_settings()
     charter, home = load_place(settings)
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
+    keep_quiet()
+    if settings.notify is not None:
+        check_address(settings.notify)
     if not settings.sample:
         check_sources()  # before anything is started: what can be found out now need not wait for a platform
     if settings.online_store or settings.feature_registry:
-        from tasks.feature_stores import check_stores
+        from tasks.features.feature_stores import check_stores
 
         check_stores(home)
     with only_run(home):
@@ -85,7 +78,7 @@ def check_sources() -> None:
         PipelineError: not so.
     """
     from flows.context import open_context
-    from tasks.source_files import find_files
+    from tasks.data.source_files import find_files
 
     context = open_context()
     for name, source in context.sources.tables.items():
@@ -94,8 +87,11 @@ def check_sources() -> None:
 
 
 @contextlib.contextmanager
-def only_run(home: Home) -> Iterator[None]:
+def only_run(home: Home, *, what: str = "make run") -> Iterator[None]:
     """Hold the lock of this home; a second run at the same time would start the same things twice.
+
+    Args:
+        what: the command that holds it.
 
     Raises:
         PlatformError: another process holds it; says which.
@@ -107,7 +103,7 @@ def only_run(home: Home) -> Iterator[None]:
         except BlockingIOError:
             lock.seek(0)
             raise PlatformError(f"cannot run twice at once on {home.root}: process {lock.read().strip() or 'unknown'} "
-                                "is a `make run` at work there. Wait for it, or set CHURN_HOME to another folder"
+                                f"is a `{what}` at work there. Wait for it, or set CHURN_HOME to another folder"
                                 ) from None
         lock.truncate(0)
         lock.write(str(os.getpid()))

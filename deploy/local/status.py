@@ -9,23 +9,32 @@ import argparse
 import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
 from deploy.local.ask import PrefectApi, answers
-from deploy.local.parts import SERVER, api_url, mlflow_url, prefect_api
-from deploy.local.platform import ENVOY, MLFLOW, PARTS, platform_urls
+from deploy.local.command import command
+from deploy.local.parts import SERVER, api_url, metrics_url, mlflow_url, prefect_api
+from deploy.local.platform import ENVOY, EXPORTER, MLFLOW, PARTS, platform_urls
+from deploy.local.rollout_status import rollout_lines, rollout_status
 from flows.settings import REPO, Settings, load_place, load_settings
 from models.charter import Charter, load_charter
 from models.errors import ConfigError, PipelineError, PlatformError
+from tasks.clock import platform_now
 from tasks.home import Home
-from tasks.processes import programs, supervisor_running
-from tasks.rollouts import RolloutRow, champion, open_rollout, read_release
-from tasks.state import LedgerRow, open_state, read_decisions
+from tasks.maturity import read_level
+from tasks.monitoring.alarms import open_alarms
+from tasks.monitoring.outbox import faults
+from tasks.release.approval import too_old, waiting
+from tasks.release.bake_state import bake_alarm, bake_line
+from tasks.release.processes import programs, supervisor_running
+from tasks.release.releases import read_release
+from tasks.release.rollouts import RolloutRow, champion, open_rollout
+from tasks.release.settle import WITH_TRAFFIC, release_state
+from tasks.state import LedgerRow, gates, open_state, read_decisions
 
-BAD = {("data", "refuse"), ("smoke", "refuse"), ("canary", "roll back"), ("release", "refuse"),
-       ("release", "rolled back"), ("drift", "alarm")}
 TIMEOUT = 1.0  # seconds a service may take; all are asked at once
 
 
@@ -43,7 +52,7 @@ def existing_place(settings: Settings) -> tuple[Charter, Home]:
 
 
 def read_status(settings: Settings, charter: Charter, home: Home) -> dict[str, Any]:
-    """One object: `champion`, `canary`, `last_runs`, `alarms`, `urls`.
+    """One object: `maturity`, `waits`, `champion`, `canary`, `rollout`, `bake`, `last_runs`, `alarms`, `urls`.
 
     `last_runs` is null where Prefect does not answer: that is not the same as no runs.
 
@@ -57,8 +66,8 @@ def read_status(settings: Settings, charter: Charter, home: Home) -> dict[str, A
     canary = opened if opened and opened.state == "canary" else None
     alarms = _program_alarms(home)
     probes = {SERVER: f"{prefect_api(settings, home).url}/health", MLFLOW: f"{mlflow_url(settings)}/health",
-              ENVOY: api_url(settings)}
-    for row in filter(None, (live, canary)):
+              ENVOY: api_url(settings), EXPORTER: metrics_url(settings).replace("/metrics", "/targets")}
+    for row in filter(None, (live, opened if opened and opened.state in WITH_TRAFFIC else None)):
         port = read_release(engine, row.release_id).port
         probes[row.release_id] = f"http://127.0.0.1:{port}/readyz"
     with ThreadPoolExecutor(len(probes) + 1) as pool:
@@ -69,19 +78,48 @@ def read_status(settings: Settings, charter: Charter, home: Home) -> dict[str, A
         last_runs, fault = runs.result()
     if fault:
         alarms.append(fault)
+    level = read_level(home, settings.maturity)
+    alarms += filter(None, [_route_alarm(engine, home), level.fault])
     alarms = [f"{alarm} (owner: {charter.owner('platform')})" for alarm in alarms]
     alarms += [f"the last run of {flow} is {run['state']}, since {run['at']} (owner: {_owner(charter, flow)})"
                for flow, run in (last_runs or {}).items() if run and run["state"] in ("FAILED", "CRASHED")]
-    alarms += [f"{row.decision.gate}: {row.decision.verdict} ({_when(row)}; owner: "
-               f"{charter.owner(row.decision.gate)}): {row.decision.reason}"
-               for row in _last_decisions(engine) if (row.decision.gate, row.decision.verdict) in BAD]
+    alarms += [alarm.line for alarm in open_alarms(engine, charter) if alarm.gate != "bake"]  # below, with the command
+    alarms += filter(None, [bake_alarm(engine, charter)])
     alarms += [f"{alarm} (owner: {charter.owner('erasure')})" for alarm in _open_erasures(engine)]
+    alarms += [f"{alarm} (owner: {charter.owner('platform')})" for alarm in _not_told(engine)]
     return {
+        "maturity": level.number,
+        "waits": _waits(engine, platform_now(engine, charter)),
         "champion": _release(engine, live, since=live.closed_at) if live else None,
-        "canary": {**_release(engine, canary, since=canary.stage_since), "share": charter.rollout.stages[canary.stage]}
+        "canary": {**_release(engine, canary, since=canary.stage_since), 
+                   "share": canary.stages(charter.rollout.stages)[:canary.stage + 1][-1]}
         if canary else None,
+        "rollout": rollout_status(engine, home, charter.rollout, opened),
+        "bake": bake_line(engine),
         "last_runs": last_runs, "alarms": alarms, "urls": platform_urls(settings),
     }
+
+
+def _waits(engine: sa.Engine, now: datetime) -> list[dict[str, Any]]:
+    """The versions that can still be approved, with the command.
+
+    Args:
+        now: platform clock.
+    """
+    return [{"version": row.decision.evidence["model_version"], "since": row.at,
+             "command": f"make approve VERSION={row.decision.evidence['model_version']} WHO=name WHY=text"}
+            for row in waiting(engine) if not too_old(row, now)]
+
+
+def _route_alarm(engine: sa.Engine, home: Home) -> str | None:
+    """Our state says who should serve, the route file who does; a call that was killed leaves them apart."""
+    try:
+        found = release_state(home, engine)
+    except PipelineError as error:
+        return str(error)
+    routed = found["champion"]["release_id"] if found["champion"] else "nobody"
+    return None if found["settled"] else (f"the routes do not follow our state yet: {routed} answers. The next call of "
+                                          "`release` or the watchdog mends that within a minute")
 
 
 def _release(engine: sa.Engine, row: RolloutRow, *, since: str | None) -> dict[str, Any]:
@@ -107,12 +145,12 @@ def _program_alarms(home: Home) -> list[str]:
 def _last_runs(api: PrefectApi) -> tuple[dict[str, Any] | None, str | None]:
     """The last run of each flow that was not merely scheduled; or None and why it is not known."""
     try:
-        flows = api.ask("/flows/filter", {"limit": 100}, timeout=TIMEOUT)
+        flows = api.ask("/flows/filter", {"limit": 100}, timeout=TIMEOUT, patience=TIMEOUT)
         found: dict[str, Any] = {}
         for flow in sorted(flows, key=lambda flow: str(flow["name"])):
             runs = api.ask("/flow_runs/filter", {
                 "flows": {"id": {"any_": [flow["id"]]}}, "flow_runs": {"state": {"type": {"not_any_": ["SCHEDULED"]}}},
-                "sort": "EXPECTED_START_TIME_DESC", "limit": 1}, timeout=TIMEOUT)
+                "sort": "EXPECTED_START_TIME_DESC", "limit": 1}, timeout=TIMEOUT, patience=TIMEOUT)
             found[flow["name"]] = {
                 "state": runs[0]["state_type"], "at": runs[0]["end_time"] or runs[0]["start_time"],
                 "seconds": round(runs[0]["total_run_time"], 1)} if runs else None
@@ -122,11 +160,9 @@ def _last_runs(api: PrefectApi) -> tuple[dict[str, Any] | None, str | None]:
 
 
 def _last_decisions(engine: sa.Engine) -> list[LedgerRow]:
-    """The newest verdict of each gate: an older one was answered by it."""
-    newest: dict[str, LedgerRow] = {}
-    for row in read_decisions(engine, limit=500):
-        newest.setdefault(row.decision.gate, row)
-    return [newest[gate] for gate in sorted(newest)]
+    """The newest verdict of each gate: an older one was answered by it. Asked for by gate: the judge of an open rollout
+    writes a row a minute, and in a day of these any other gate's last word would lie far back."""
+    return [row for gate in gates(engine) for row in read_decisions(engine, gate=gate, limit=1)]
 
 
 def _open_erasures(engine: sa.Engine) -> list[str]:
@@ -138,13 +174,21 @@ def _open_erasures(engine: sa.Engine) -> list[str]:
             for row in newest.values() if row.decision.verdict == "begun"]
 
 
+def _not_told(engine: sa.Engine) -> list[str]:
+    """Notifications that did not go out."""
+    found = faults(engine, "notification")
+    return [f"{len(found)} notifications did not go out, the last: {found[-1]}"] if found else []
+
+
 def _when(row: LedgerRow) -> str:
     return f"as of {row.as_of[:10]}" if row.as_of else row.at[:16]
 
 
 def text(status: dict[str, Any], *, checks: list[LedgerRow]) -> str:
     """The status for people, a line a fact."""
-    lines = []
+    lines = [f"maturity   {status['maturity']}"]
+    lines += [f"waits      version {one['version']} for a person's approval since {one['since'][:16]}: "
+              f"`{one['command']}`" for one in status["waits"]]
     for role in ("champion", "canary"):
         found = status[role]
         if found is None:
@@ -154,6 +198,8 @@ def text(status: dict[str, Any], *, checks: list[LedgerRow]) -> str:
         lines.append(f"{role:<10} version {found['version']} ({found['release_id']}){share}: AUC {found['auc']:.3f}, "
                      f"expected value {found['expected_monthly_value']:+,.0f} a month, "
                      f"since {(found['since'] or '')[:16]}")
+    lines += rollout_lines(status["rollout"])
+    lines += [f"bake       {status['bake']}"] if status["bake"] else []
     runs = status["last_runs"]
     lines.append("last runs" + ("  not known" if runs is None else "" if runs else "  none"))
     for flow, found in (runs or {}).items():
@@ -169,18 +215,15 @@ def text(status: dict[str, Any], *, checks: list[LedgerRow]) -> str:
     return "\n".join(lines)
 
 
+@command()
 def main(arguments: list[str] | None = None) -> int:
     """0 where the platform runs, with alarms or without; else 1 and one line."""
     parser = argparse.ArgumentParser(prog="make status", description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--json", action="store_true", help="one object for machines")
     options = parser.parse_args(arguments)
-    try:
-        settings = load_settings()
-        charter, home = existing_place(settings)
-        status = read_status(settings, charter, home)
-    except PipelineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    settings = load_settings()
+    charter, home = existing_place(settings)
+    status = read_status(settings, charter, home)
     print(json.dumps(status, indent=1) if options.json else
           text(status, checks=_last_decisions(open_state(home.state_url))))
     return 0

@@ -13,40 +13,29 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from deploy.local.parts import client_environment, place_environment
-from deploy.local.run import QUIET
+from deploy.local.command import command, join_platform
 from deploy.local.status import existing_place
 from flows.settings import load_settings
-from models.errors import ConfigError, PipelineError
-from models.history import StudyConfig
+from models.errors import ConfigError
+from models.study.history import StudyConfig
 from tasks.clock import parse_as_of
-from tasks.processes import supervisor_running
 
 if TYPE_CHECKING:
     from models.decision import Decision
 
 
+@command("interrupted; nothing was recorded")
 def main(values: Mapping[str, str]) -> int:
     """0; 1 with one line on stderr where it cannot be measured; 130 on Ctrl-C."""
-    try:
-        as_of, config = read_values(values)
-        settings = load_settings()
-        _charter, home = existing_place(settings)
-        if supervisor_running(home):
-            os.environ.update(client_environment(settings, home) | place_environment(settings, home))
-        for name, value in QUIET.items():
-            os.environ.setdefault(name, value)
-        from flows.study import study  # imports Prefect, which reads the environment once
+    as_of, config = read_values(values)
+    settings = load_settings()
+    _charter, home = existing_place(settings)
+    join_platform(settings, home)
+    from flows.study import study  # imports Prefect, which reads the environment once
 
-        decision: Decision = study(as_of, config)
-        print(f"{decision.verdict}: {decision.reason}")
-        print(f"report  {(home.reports / str(decision.evidence['report'])).absolute().as_uri()}")
-    except PipelineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; nothing was recorded", file=sys.stderr)
-        return 130
+    decision: Decision = study(as_of, config)
+    print(f"{decision.verdict}: {decision.reason}")
+    print(f"report  {(home.reports / str(decision.evidence['report'])).absolute().as_uri()}")
     return 0
 
 

@@ -7,29 +7,27 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
+from deploy.local.command import command
 from deploy.local.status import existing_place
 from flows.settings import load_settings
 from models.charter import Charter
-from models.errors import PipelineError, PlatformError
-from tasks import rollouts
+from models.errors import PlatformError
+from tasks.release import releases, rollouts
 from tasks.state import LedgerRow, open_state, read_decisions
 
 
+@command()
 def main() -> int:
     """0; 1 with one line where nothing is live."""
-    try:
-        charter, home = existing_place(load_settings())
-        engine = open_state(home.state_url)
-        champion = rollouts.champion(engine)
-        if champion is None:
-            raise PlatformError("cannot say why: nothing is live. Run `make run` first")
-        release = rollouts.read_release(engine, champion.release_id)
-        rows = [row for subject in (release.model_version, release.release_id)
-                for row in read_decisions(engine, subject=subject)]
-        rows += _designs(engine, rows)
-    except PipelineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    charter, home = existing_place(load_settings())
+    engine = open_state(home.state_url)
+    champion = rollouts.champion(engine)
+    if champion is None:
+        raise PlatformError("cannot say why: nothing is live. Run `make run` first")
+    release = releases.read_release(engine, champion.release_id)
+    rows = [row for subject in (release.model_version, release.release_id)
+            for row in read_decisions(engine, subject=subject)]
+    rows += _designs(engine, rows)
     print(f"{release.release_id} is live because (opened by {champion.who}: {champion.why})")
     for row in sorted(rows, key=lambda row: row.at):
         print(_line(row, charter))

@@ -16,7 +16,7 @@ from tests.loop.conftest import Loop, make_loop, shop_charter
 CANARY = """
 from datetime import datetime
 from flows.lifecycle import lifecycle
-from models.training import TrainingConfig
+from models.training.fit import TrainingConfig
 lifecycle(datetime(2025, 12, 1), TrainingConfig(window="new", not_before=datetime(2025, 8, 1)))
 """
 

@@ -10,10 +10,10 @@ from typing import Final
 
 import numpy as np
 
-from models.bootstrap import customer_weights
 from models.charter import load_charter
-from models.evaluation import evaluate_scores
-from models.ranks import rank, realised_value
+from models.evaluation.bootstrap import customer_weights
+from models.evaluation.evaluate import evaluate_scores
+from models.evaluation.ranks import rank, realised_value
 from tests.bench.bench_data import REPO
 
 LIMITS: Final = {5_000: 0.5, 100_000: 10.0}  # CPU seconds for 200 resamples

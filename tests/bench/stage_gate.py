@@ -18,9 +18,9 @@ import pandas as pd
 
 from models.charter import Charter, load_charter
 from models.decision import Decision
-from models.floors import HeldOut
-from models.metrics import evaluate, rank
-from models.promotion import judge_promotion
+from models.evaluation.metrics import evaluate, rank
+from models.gates.floors import HeldOut
+from models.gates.promotion import judge_promotion
 from tests.bench.bench_data import REPO
 
 CUSTOMERS: Final = 4500  # of the test cut, as in the sample world

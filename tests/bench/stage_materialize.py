@@ -22,11 +22,11 @@ import redis
 from feast.infra.online_stores.helpers import _mmh3
 
 from models.contract import Contract
-from tasks.features import apply_features, open_store
+from tasks.data.lake import snapshot_partition
+from tasks.features.apply import apply_features, open_store
+from tasks.features.materialize import materialize_snapshot
+from tasks.features.snapshots import build_snapshot
 from tasks.home import Home
-from tasks.lake import snapshot_partition
-from tasks.materialize import materialize_snapshot
-from tasks.snapshots import build_snapshot
 from tests.bench.measure import Pair
 from tests.bench.world import AS_OF, World
 
@@ -76,8 +76,8 @@ def unbucketed(state: State) -> None:
 
 def by_feast(state: State) -> None:
     """`store.materialize`: what ours replaces."""
-    from tasks.features import quiet
-    from tasks.materialize import OVERLAP
+    from tasks.features.apply import quiet
+    from tasks.features.materialize import OVERLAP
 
     with quiet():
         open_store(state.home).materialize(AS_OF - OVERLAP, AS_OF, feature_views=[state.contract.view_name])

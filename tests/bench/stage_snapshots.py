@@ -18,9 +18,9 @@ import duckdb
 import polars as pl
 
 from feature_repo.contract import Snapshot
-from tasks.lake import snapshot_folder
-from tasks.manifest import committed_files
-from tasks.snapshots import build_snapshot, build_snapshots
+from tasks.data.lake import snapshot_folder
+from tasks.data.manifest import committed_files
+from tasks.features.snapshots import build_snapshot, build_snapshots
 from tests.bench.measure import Pair
 from tests.bench.world import CUTS, World
 

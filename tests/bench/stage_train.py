@@ -58,8 +58,8 @@ def ours(as_of: datetime) -> dict[str, Any]:
     from flows.features import plan_training, take_snapshots
     from flows.ingest import ingest
     from flows.train import DEFAULT_CONFIG, train
-    from tasks.features import apply_features
-    from tasks.tracking import mlflow_client
+    from tasks.features.apply import apply_features
+    from tasks.training.tracking import mlflow_client
 
     ingest(as_of)
     context = open_context(as_of)
@@ -81,8 +81,8 @@ def ours(as_of: datetime) -> dict[str, Any]:
 
 def trials_of(home: Home) -> tuple[Any, list[dict[str, Any]]]:
     """The record of the newest run, and its trials: estimator, parameters, on how many folds."""
-    from tasks.record import read_record
-    from tasks.tracking import PARENT, mlflow_client
+    from tasks.training.record import read_record
+    from tasks.training.tracking import PARENT, mlflow_client
 
     client = mlflow_client(home)
     experiment = client.get_experiment_by_name(home.name).experiment_id
@@ -103,9 +103,9 @@ def against(home: Home) -> dict[str, Any]:
     from sklearn.metrics import log_loss, roc_auc_score
     from threadpoolctl import threadpool_limits
 
-    from models.estimators import make_pipeline
-    from models.training import split_rows
-    from models.walk_forward import make_folds
+    from models.training.estimators import make_pipeline
+    from models.training.fit import split_rows
+    from models.training.walk_forward import make_folds
 
     imports()
     record, trials = trials_of(home)
@@ -138,7 +138,7 @@ def against(home: Home) -> dict[str, Any]:
 
 def record_column(home: Home, run_id: str) -> str:
     """The best single column of a run."""
-    from tasks.tracking import mlflow_client
+    from tasks.training.tracking import mlflow_client
 
     return str(mlflow_client(home).get_run(run_id).data.tags["baseline_column"])
 

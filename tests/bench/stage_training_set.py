@@ -13,9 +13,9 @@ import duckdb
 import polars as pl
 import pyarrow as pa
 
-from tasks.features import apply_features, join_point_in_time
-from tasks.lake import snapshot_folder
-from tasks.snapshots import build_snapshot, read_labels
+from tasks.data.lake import snapshot_folder
+from tasks.features.apply import apply_features, join_point_in_time
+from tasks.features.snapshots import build_snapshot, read_labels
 from tests.bench.measure import Pair
 from tests.bench.world import AS_OF, CUTS, World
 

@@ -12,8 +12,8 @@ import polars as pl
 
 from feature_repo.contract import RAW_TABLES
 from models.contract import Table
-from tasks.sources import FILE, LINE
-from tasks.validate import find_faults, known_entities
+from tasks.data.sources import FILE, LINE
+from tasks.data.validate import find_faults, known_entities
 from tests.bench.measure import Pair
 from tests.bench.world import World
 

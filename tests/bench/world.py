@@ -15,9 +15,9 @@ import sqlalchemy as sa
 from feature_repo.contract import CONTRACT, RAW_TABLES
 from models.charter import Charter, load_charter
 from models.contract import Contract
+from tasks.data.ingest import ingest_sources
+from tasks.data.sources import Sources, TableSource
 from tasks.home import Home
-from tasks.ingest import ingest_sources
-from tasks.sources import Sources, TableSource
 from tasks.state import open_state
 
 REPO: Final = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from models.charter import Charter
 
 REPO = Path(__file__).parents[2]
-HOME = REPO / "models" / "charter.py"
+CHARTER = (REPO / "models" / "charter.py", REPO / "models" / "limits.py")
 FILES = [path for room in ("flows", "tasks", "models", "deploy") for path in (REPO / room).rglob("*.py")]
 
 
@@ -32,9 +32,10 @@ def attributes(tree: ast.AST) -> set[str]:
 
 def read_names() -> set[str]:
     """Attributes read outside the charter, and by those of its properties and methods that are called from there."""
-    read = set().union(*(attributes(ast.parse(path.read_text(encoding="utf-8"))) for path in FILES if path != HOME))
-    functions = {node.name: attributes(node) for node in ast.walk(ast.parse(HOME.read_text(encoding="utf-8")))
-                 if isinstance(node, ast.FunctionDef)}
+    others = [path for path in FILES if path not in CHARTER]
+    read = set().union(*(attributes(ast.parse(path.read_text(encoding="utf-8"))) for path in others))
+    functions = {node.name: attributes(node) for path in CHARTER
+                 for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.FunctionDef)}
     while True:
         more = set().union(*(functions[name] for name in functions if name in read)) - read
         if not more:

@@ -9,7 +9,7 @@ import yaml
 
 from flows.settings import REPO
 from models.charter import Value, load_charter
-from models.go import smallest_detectable
+from models.gates.go import smallest_detectable
 from models.team import DEFAULT_TEAM, MEASURES
 
 PAGE = (REPO / "docs" / "charter.md").read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ from feast import FeatureView
 
 from feature_repo.contract import CONTRACT
 from feature_repo.definitions import feast_objects
-from tasks.feature_docs import PAGE, render
+from tasks.features.feature_docs import PAGE, render
 
 
 def test_the_page_is_up_to_date():

@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
+from flows.maturity import DEPLOYMENT, DEVELOPMENT, MANUAL, deployments_at, releases, table
 from flows.settings import REPO, Settings
 
 README = (REPO / "README.md").read_text(encoding="utf-8")
@@ -40,3 +42,24 @@ def test_every_make_target_is_described_and_every_one_the_readme_names_exists():
     assert named <= set(targets), named - set(targets)
     phony = set(re.search(r"^\.PHONY: (.+)$", makefile, flags=re.MULTILINE).group(1).split())
     assert phony == set(targets)
+
+
+def test_the_table_of_maturity_is_what_each_level_deploys():
+    document = yaml.safe_load((REPO / "prefect.yaml").read_text(encoding="utf-8"))
+    assert table(document) in README
+    assert [releases(level) for level in (MANUAL, DEVELOPMENT, DEPLOYMENT)] == [False, False, True]
+
+
+@pytest.mark.parametrize("notify", [False, True])
+def test_at_level_one_nothing_starts_by_itself_and_above_it_what_prefect_yaml_says(notify):
+    document = yaml.safe_load((REPO / "prefect.yaml").read_text(encoding="utf-8"))
+
+    def on(level):
+        return {one["name"] for one in deployments_at(level, document, notify=notify)["deployments"]
+                if any(entry["active"] for entry in one.get("schedules", ()))
+                or any(entry["enabled"] for entry in one.get("triggers", ()))}
+
+    told = {"announce"} if notify else set()
+    assert on(MANUAL) == told
+    assert on(DEVELOPMENT) == on(DEPLOYMENT) == told | {"ingest", "features", "score", "ship", "monitor", "bake",
+                                                        "retrain"}

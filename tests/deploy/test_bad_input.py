@@ -77,7 +77,7 @@ def test_a_port_that_is_taken(tmp_path):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         said = refused(run(tmp_path, CHURN_API_PORT=str(taken.getsockname()[1]), CHURN_PREFECT_PORT="24490",
-                           CHURN_MLFLOW_PORT="24491", CHURN_RELEASE_PORT="24480"))
+                           CHURN_MLFLOW_PORT="24491", CHURN_METRICS_PORT="24492", CHURN_RELEASE_PORT="24480"))
     assert "CHURN_API_PORT" in said
     assert str(os.getpid()) in said
 

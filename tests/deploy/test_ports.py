@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from deploy.local import release_by_hand
 from deploy.local.ports import check_ports
-from deploy.local.release_by_hand import arguments_for
+from deploy.local.release_by_hand import check_values
 from deploy.local.supported import this_platform, unsupported
 from flows.settings import Settings
 from models.errors import ConfigError, PlatformError
@@ -65,6 +66,21 @@ def test_this_platform_and_a_mac_with_apple_silicon_will_do() -> None:
 
 def test_a_release_by_hand_says_what_is_missing() -> None:
     with pytest.raises(ConfigError, match=r"WHO, WHY is missing.*make release VERSION=3 WHO=ada"):
-        arguments_for("release", {"VERSION": "3", "WHO": " "})
-    assert arguments_for("rollback", {"WHO": "ada", "WHY": "it's worse"}) == [
-        "--rollback", "--who", "ada", "--why", "it's worse"]
+        check_values("release", {"VERSION": "3", "WHO": " "})
+    with pytest.raises(ConfigError, match="cannot release with STRATEGY='half': known are basic, shadow, canary"):
+        check_values("release", {"VERSION": "3", "WHO": "ada", "WHY": "test", "STRATEGY": "half"})
+    with pytest.raises(ConfigError, match="cannot release VERSION='new': not a number"):
+        check_values("release", {"VERSION": "new", "WHO": "ada", "WHY": "test"})
+    check_values("rollback", {"WHO": "ada", "WHY": "it's worse"})
+    check_values("rollback", {"WHO": "ada", "WHY": "it's worse", "FURTHER": "1"})
+    with pytest.raises(ConfigError, match="with FURTHER='yes': write FURTHER=1"):
+        check_values("rollback", {"WHO": "ada", "WHY": "it's worse", "FURTHER": "yes"})
+
+
+def test_only_a_rollback_that_says_so_goes_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(release_by_hand, "release_place", lambda: (None, None))
+    monkeypatch.setattr(release_by_hand, "roll_back_now", lambda *_, further, **__: asked.append(further))
+    for given in ({}, {"FURTHER": ""}, {"FURTHER": "1"}):
+        release_by_hand.act("rollback", {"WHO": "ada", "WHY": "it's worse", **given})
+    assert asked == [False, False, True]

@@ -32,7 +32,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def load() -> None:
     from feature_repo.contract import RAW_TABLES
     from flows.context import open_context
-    from tasks.ingest import ingest_sources
+    from tasks.data.ingest import ingest_sources
 
     context = open_context(datetime(2024, 2, 1, tzinfo=UTC), ingesting=True)
     ingest_sources(context.sources, context.contract, RAW_TABLES, charter=context.charter, home=context.home,

@@ -6,7 +6,7 @@ import pytest
 
 from deploy.local.study import main, read_values
 from models.errors import ConfigError
-from models.history import StudyConfig
+from models.study.history import StudyConfig
 
 
 def test_values_of_the_command_are_a_date_and_a_config():

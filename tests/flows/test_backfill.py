@@ -22,9 +22,9 @@ import yaml
 from feature_repo.contract import CONTRACT
 from flows.settings import REPO
 from models.errors import ConfigError, DataError
-from tasks.backfill import LOADED, NOT_REACHED, PAST, TAKEN, THERE, cuts_for_online, days_between
+from tasks.data.backfill import LOADED, NOT_REACHED, PAST, TAKEN, THERE, cuts_for_online, days_between
+from tasks.data.lake import snapshot_partition
 from tasks.home import Home
-from tasks.lake import snapshot_partition
 
 DAYS = [datetime(2024, month, 1, tzinfo=UTC) for month in (2, 3, 4, 5, 6)]
 

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from models.errors import DataError
+from tasks.home import Home
+from tasks.monitoring.heartbeats import last_beats
+from tasks.state import open_state
 
 pytestmark = [pytest.mark.service, pytest.mark.usefixtures("prefect_harness")]
 FEBRUARY = datetime(2024, 2, 1, tzinfo=UTC)
@@ -28,20 +31,26 @@ def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.usefixtures("loaded")
-def test_a_features_run_ends_well_where_online_equals_offline():
+def beaten(folder):
+    """The parts that say they did their work as of February."""
+    found = last_beats(open_state(Home(folder / "home").state_url))
+    return {name for name, beat in found.items() if beat.as_of == FEBRUARY}
+
+
+def test_a_features_run_ends_well_where_online_equals_offline(loaded):
     from flows.features import features
 
     assert features(FEBRUARY) == 2
+    assert beaten(loaded) == {"ingest", "online", "parity", "features"}
 
 
-@pytest.mark.usefixtures("loaded")
-def test_a_features_run_fails_where_a_customer_did_not_arrive_online(monkeypatch):
+def test_a_features_run_fails_where_a_customer_did_not_arrive_online(loaded, monkeypatch):
     from flows import features
 
     monkeypatch.setattr(features, "materialize_snapshot", lambda *_: 2)
     with pytest.raises(DataError, match=r"cannot trust the online store as of 2024-02-01: customer_id 'c1' .* missing"):
         features.features(FEBRUARY)
+    assert beaten(loaded) == {"ingest", "online"}  # it went online, and nobody vouches for it
 
 
 @pytest.mark.parametrize(("variable", "value", "told"), [

@@ -11,14 +11,16 @@ from prefect import flow
 
 from flows import lifecycle
 from flows.context import Context
-from flows.go import data_for_a_design, judge_design, judge_development, no_go_of
+from flows.go import data_for_a_design, judge_design, judge_development
+from flows.releasing import no_go_of
 from flows.settings import Settings
-from models.bootstrap import Interval
 from models.cuts import CutPlan
 from models.decision import Decision
 from models.errors import DataError
+from models.evaluation.bootstrap import Interval
+from tasks.data.sources import Sources
 from tasks.home import Home
-from tasks.sources import Sources
+from tasks.release import rollouts
 from tasks.state import open_state, read_decisions, record_decision
 from tests.card_model import CONTRACT, charter
 
@@ -111,3 +113,15 @@ def test_a_promoted_version_with_a_no_go_is_not_released_by_itself(context, monk
     assert (answer.gate, answer.verdict) == ("release", "refuse")
     assert "development: too weak. A person may: `make release VERSION=5" in answer.reason
     assert read_decisions(context.engine, gate="release", subject="5")[0].decision == answer
+
+
+@pytest.mark.parametrize(("gate", "verdict", "rows"), [("release", "rolled back", 0), ("canary", "hold", 1)])
+def test_a_version_that_waits_for_a_rollout_does_not_tell_the_end_of_that_one_again(
+    context, monkeypatch, gate, verdict, rows
+):
+    monkeypatch.setattr(lifecycle, "release", lambda: Decision(gate, verdict, "as it is"))
+    record_decision(context.engine, Decision("go", "go", "fine", {"stage": "development"}), subject="5", as_of=AS_OF)
+    rollouts.open_new(context.engine, release_id="churn:4", strategy="basic", who="ada", why="test")
+    answer = lifecycle.release_winner(context, Decision("promotion", "promote", "better", {"model_version": "5"}))
+    assert (answer.verdict, "version 5 waits: a rollout of churn:4 is open" in answer.reason) == (verdict, True)
+    assert len(read_decisions(context.engine, gate=gate)) == rows

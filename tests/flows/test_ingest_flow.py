@@ -6,11 +6,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from models.errors import DataError
+from tasks.data.quality import read_scorecards
 from tasks.home import Home
-from tasks.quality import read_scorecards
+from tasks.monitoring.heartbeats import last_beats
 from tasks.state import open_state, read_decisions
+from tasks.tables import TOLD
 
 pytestmark = pytest.mark.service
 
@@ -50,6 +53,7 @@ def test_a_load_leaves_its_scorecard_in_state_ledger_picture_and_prefect(home):
         "40 rows in = 39 kept + 1 quarantined + 0 re-delivered", False,
     )
     assert (home.reports / "quality.png").exists()
+    assert last_beats(open_state(home.state_url))["ingest"].as_of == AS_OF
     shown = Artifact.get("quality")
     assert shown is not None
     assert card.line in str(shown.data)
@@ -69,7 +73,10 @@ def test_a_refused_batch_leaves_its_scores_in_the_ledger_and_no_load(home):
     (row,) = read_decisions(open_state(home.state_url), gate="data")
     assert row.decision.verdict == "refuse"
     assert str(row.decision.evidence["weakest"]).startswith("completeness of orders: ")
+    with open_state(home.state_url).connect() as connection:  # its event was sent, or the server was too busy for it
+        assert connection.execute(sa.select(TOLD.c.decision_id)).scalars().all() == [row.decision_id]
     assert read_scorecards(open_state(home.state_url)) == []
+    assert last_beats(open_state(home.state_url)) == {}  # a refused batch is no work done
 
 
 @pytest.mark.usefixtures("prefect_harness")

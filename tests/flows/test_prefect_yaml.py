@@ -15,7 +15,7 @@ from prefect import Flow
 from deploy.local.prefect_setup import check_owners
 from models.charter import load_charter
 from models.errors import ConfigError
-from tasks.events import DRIFT_EVENT, model_resource
+from tasks.monitoring.outbox import DRIFT_EVENT, EVENTS, PERFORMANCE_EVENT, model_resource
 
 REPO = Path(__file__).resolve().parents[2]
 DOCUMENT: dict[str, Any] = yaml.safe_load((REPO / "prefect.yaml").read_text(encoding="utf-8"))
@@ -55,13 +55,13 @@ def test_every_flow_of_the_folder_is_a_deployment() -> None:
     assert {deployment["name"] for deployment in DEPLOYMENTS} == files
 
 
-def test_ingest_features_score_and_monitor_run_on_a_schedule_in_utc() -> None:
+def test_what_is_done_nightly_runs_on_a_schedule_in_utc() -> None:
     active = {
         deployment["name"]: deployment["schedules"]
         for deployment in DEPLOYMENTS
         if any(schedule.get("active", True) for schedule in deployment.get("schedules", []))
     }
-    assert set(active) == {"ingest", "features", "score", "monitor"}
+    assert set(active) == {"ingest", "features", "score", "ship", "monitor", "bake"}
     assert {schedule["timezone"] for schedules in active.values() for schedule in schedules} == {"UTC"}
 
 
@@ -71,11 +71,20 @@ def test_the_release_schedule_waits_until_a_rollout_is_open() -> None:
     assert (schedule["slug"], schedule["interval"], schedule["active"]) == ("while-open", 60, False)
 
 
-def test_the_trigger_listens_for_the_event_the_monitor_emits() -> None:
-    (trigger,) = next(deployment for deployment in DEPLOYMENTS if deployment["name"] == "retrain")["triggers"]
-    assert trigger["expect"] == [DRIFT_EVENT]
-    assert fnmatch.fnmatch(model_resource("shop"), trigger["match"]["prefect.resource.id"])
-    assert "event.payload.decision_id" in trigger["parameters"]["decision_id"]
+@pytest.mark.parametrize(("deployment", "events"), [
+    ("retrain", [[DRIFT_EVENT], [PERFORMANCE_EVENT]]), ("announce", [list(EVENTS)])])
+def test_the_triggers_listen_for_the_events_that_are_sent(deployment: str, events: list[list[str]]) -> None:
+    triggers = next(one for one in DEPLOYMENTS if one["name"] == deployment)["triggers"]
+    assert [trigger["expect"] for trigger in triggers] == events
+    for trigger in triggers:
+        assert fnmatch.fnmatch(model_resource("shop"), trigger["match"]["prefect.resource.id"])
+        assert (trigger["posture"], trigger["threshold"], trigger["within"]) == ("Reactive", 1, 0)
+
+
+def test_an_event_gives_a_decision_and_nothing_else() -> None:
+    given = [trigger.get("parameters", {}) for one in DEPLOYMENTS for trigger in one.get("triggers", [])]
+    text = "{{ event.payload.decision_id | default('missing') }}"
+    assert given == [{"decision_id": text}, {"decision_id": text}, {}]
 
 
 def test_no_place_of_one_machine_stands_in_it() -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from flows.progress import trial_line
-from models.search import Trial
+from models.training.search import Trial
 
 
 def trial(number: int, loss: float, state: str = "complete") -> Trial:

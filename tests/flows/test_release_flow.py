@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -11,17 +12,24 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from deploy.local import release_by_hand
+from deploy.local.parts import make_secrets
 from flows import release as flow_module
-from models.errors import ReleaseError
-from tasks import package, rollouts
+from flows.pause import pause
+from flows.promote import promote
+from flows.resume import resume
+from flows.rollback import rollback
+from flows.settings import load_place, load_settings
+from models.errors import ConfigError, ReleaseError
 from tasks.home import Home
-from tasks.processes import start_supervisor, stop_supervisor
-from tasks.routing import read_routes
+from tasks.release import package, releases, rollouts
+from tasks.release.processes import start_supervisor, stop_supervisor
+from tasks.release.routing import read_routes
 from tasks.state import open_state, read_decisions
 
 pytestmark = [pytest.mark.service, pytest.mark.usefixtures("prefect_harness")]
 
-BACKEND = Path(__file__).parents[1] / "tasks" / "release_backend.py"
+BACKEND = Path(__file__).parents[1] / "tasks" / "release" / "release_backend.py"
 CHARTER = """
 name: tiny
 problem: {horizon_days: 30, first_as_of: 2025-01-01}
@@ -128,6 +136,10 @@ def test_versions_are_released_advanced_and_rolled_back(home: Home) -> None:
         flow_module.release(version=2)
     waiting = flow_module.release()
     assert waiting.verdict == "hold"
+    paused = pause(who="ada", why="lunch")
+    assert (paused.gate, paused.verdict) == ("pause", "paused")
+    assert "is paused since" in flow_module.release().reason
+    assert resume(who="ada", why="back").verdict == "resumed"
 
     (home.serving / "access.jsonl").parent.mkdir(exist_ok=True)
     rollout = rollouts.open_rollout(engine)
@@ -144,16 +156,23 @@ def test_versions_are_released_advanced_and_rolled_back(home: Home) -> None:
 
     verdicts = [(row.decision.gate, row.decision.verdict) for row in reversed(read_decisions(engine))]
     assert verdicts == [("smoke", "pass"), ("release", "release"), ("go", "go"), ("smoke", "pass"),
-                        ("canary", "advance"), ("canary", "hold"), ("canary", "roll back"), ("release", "rolled back"),
-                        ("go", "no go")]
+                        ("canary", "advance"), ("canary", "hold"), ("pause", "paused"), ("canary", "hold"),
+                        ("pause", "resumed"), ("canary", "roll back"), ("release", "rolled back"), ("go", "no go")]
     row = read_decisions(engine)[0]
     assert row.as_of == "2025-01-01T00:00:00+00:00"
     assert row.subject == "churn:v2"
     assert row.flow_run_id
 
-    again = flow_module.release(version=2, strategy="basic")  # its Bento is there: not built again
-    assert again.verdict == "release"
+    refused = flow_module.release(version=2, by_itself=True)  # the loop does not try again what was rolled back
+    assert (refused.gate, refused.verdict) == ("release", "refuse")
+    assert "its model is that of churn:v2, which was rolled back (kill switch" in refused.reason
+    assert rollouts.open_rollout(engine) is None
+    flow_module.release(version=2, strategy="shadow")  # a person may; its Bento is there: not built again
+    assert read_routes(home).shadow is not None
+    assert promote(who="ada", why="sure of it").verdict == "release"
     assert alias(home) == "2"
+    assert rollback(who="ada", why="was wrong").verdict == "rolled back"
+    assert alias(home) == "1"
 
 
 def test_a_release_whose_smoke_test_fails_is_refused(home: Home) -> None:
@@ -165,20 +184,81 @@ def test_a_release_whose_smoke_test_fails_is_refused(home: Home) -> None:
     assert rollouts.open_rollout(open_state(home.state_url)) is None
 
 
-def test_the_command_says_in_one_line_that_the_platform_does_not_run(
-    home: Home, capsys: pytest.CaptureFixture[str]
+def command(what: str, monkeypatch: pytest.MonkeyPatch, **values: str) -> int:
+    """`make WHAT NAME=value ...`."""
+    for name in ("VERSION", "STRATEGY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"WHO": "ada", "WHY": "test", **values}.items():
+        monkeypatch.setenv(name, value)
+    _charter, home = load_place(load_settings())
+    make_secrets(home)
+    return release_by_hand.main(what)
+
+
+@pytest.mark.parametrize("what", ["promote", "pause", "resume"])
+def test_a_command_says_in_one_line_that_the_platform_does_not_run(
+    what: str, home: Home, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stop_supervisor(home)
-    assert flow_module.main(["--version", "1", "--who", "ada", "--why", "test"]) == 1
+    assert command(what, monkeypatch) == 1
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "does not run. Start it with `make run`" in said
 
 
+def test_an_open_rollout_is_rolled_back_by_its_command_while_supervisor_is_dead(
+    home: Home, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = open_state(home.state_url)
+    for version in ("1", "2"):
+        releases.register_release(engine, release_id=f"churn:v{version}", model_version=version, run_id=version,
+                                  fingerprint="f", as_of="2025-01-01T00:00:00+00:00", auc=0.8, monthly_value=1.0)
+        opened = rollouts.open_new(engine, release_id=f"churn:v{version}", strategy="basic", who="ada", why="try")
+        if version == "1":
+            rollouts.close(engine, opened, state="champion", reason="the first")
+    stop_supervisor(home)
+    assert command("rollback", monkeypatch) == 0
+    assert "churn:v2 is rolled back: by " in capsys.readouterr().out
+    assert rollouts.open_rollout(engine) is None
+    serving = rollouts.champion(engine)
+    assert serving
+    assert serving.release_id == "churn:v1"
+
+
 @pytest.mark.usefixtures("home")
-def test_the_command_rolls_back_without_prefect(
+def test_with_nothing_open_each_command_says_so_in_one_line_and_nobody_stays_nameless(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-    assert flow_module.main(["--rollback", "--who", "ada", "--why", "test"]) == 1
+    for what in ("promote", "pause", "resume"):
+        assert command(what, monkeypatch) == 1
+        assert capsys.readouterr().err.startswith(f"error: cannot {what}: no rollout is open; nothing was released yet")
+    assert command("rollback", monkeypatch) == 1
     assert "cannot roll back: no rollout is open, and there is no champion" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="cannot promote: who and why is empty"):
+        promote(who=" ", why="")
+
+
+def test_a_rollback_needs_neither_prefect_nor_mlflow(
+    home: Home, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(home, 1)
+    train(home, 2)
+    for version in (1, 2):
+        assert flow_module.release(version=version, who="ada", why="test", strategy="basic").verdict == "release"
+    assert alias(home) == "2"
+    monkeypatch.setenv("CHURN_PREFECT_PORT", "9")  # nobody answers there
+    database = home.mlflow / "mlflow.db"
+    database.rename(home.mlflow / "away.db")
+    database.write_bytes(b"no database at all" * 100)
+    begun = time.monotonic()
+    assert command("rollback", monkeypatch, WHY="complaints") == 0
+    with capsys.disabled():
+        print(f"\nrolled back in {time.monotonic() - begun:.2f} s with Prefect away and MLflow broken")
+    assert "release: rolled back: churn:v1 is champion again, churn:v2 is rolled back by ada: complaints" in (
+        capsys.readouterr().out)
+    champion = read_routes(home).champion
+    assert champion is not None
+    assert champion.release_id == "churn:v1"
+    (home.mlflow / "away.db").replace(database)
+    flow_module.release()  # the alias follows when MLflow is back
+    assert alias(home) == "1"

@@ -120,7 +120,7 @@ def test_the_release_schedule_is_there_but_off(server: Server) -> None:
 def test_the_event_starts_a_retraining_on_the_worker_which_refuses_an_unknown_decision(server: Server) -> None:
     code = """
 from prefect.logging import disable_run_logger
-from tasks.events import emit_retrain_event
+from tasks.monitoring.events import emit_retrain_event
 with disable_run_logger():
     assert emit_retrain_event.fn("deadbeef", charter_name="shop")
 """

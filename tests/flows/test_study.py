@@ -15,8 +15,8 @@ from examples.shop.law import World
 from feature_repo.contract import CONTRACT
 from flows.settings import REPO
 from models.errors import DataError
-from models.estimators import ESTIMATORS
-from models.history import StudyConfig
+from models.study.history import StudyConfig
+from models.training.estimators import ESTIMATORS
 
 AS_OF = datetime(2025, 1, 1, tzinfo=UTC)
 CONFIG = StudyConfig(resamples=100)

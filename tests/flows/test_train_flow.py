@@ -18,11 +18,11 @@ from examples.shop.generate import write_world
 from examples.shop.law import World
 from flows.settings import REPO
 from models.errors import DataError, PlatformError
-from models.training import TrainingConfig
+from models.training.fit import TrainingConfig
 from tasks.home import Home
-from tasks.record import read_record
 from tasks.state import open_state, read_decisions
-from tasks.tracking import PARENT, mlflow_client
+from tasks.training.record import read_record
+from tasks.training.tracking import PARENT, mlflow_client
 
 pytestmark = [pytest.mark.service, pytest.mark.usefixtures("prefect_harness")]
 JANUARY = datetime(2025, 1, 1, tzinfo=UTC)
@@ -68,7 +68,7 @@ def promotions(home: Home) -> int:
 
 
 def test_a_store_that_is_locked_is_one_line_and_nothing_is_written(home, monkeypatch):
-    from tasks import tracking
+    from tasks.training import tracking
 
     mlflow_client(home)
     monkeypatch.setattr(tracking, "LOCKED_SECONDS", 0.1)
@@ -150,7 +150,8 @@ def test_reproduce_gets_the_same_figures_and_changes_nothing_but_prefects_own_st
 
 
 def test_two_trainings_at_once_in_two_processes_each_have_their_run_their_trials_and_their_training_set(home, tmp_path):
-    code = ("from datetime import datetime\nfrom flows.train import train\nfrom models.training import TrainingConfig\n"
+    code = ("from datetime import datetime\nfrom flows.train import train\n"
+            "from models.training.fit import TrainingConfig\n"
             "print(train(datetime(2025, 1, 1), TrainingConfig(trials=2, random_state={seed})).evidence['run_id'])")
     started = [subprocess.Popen(
         [sys.executable, "-c", code.format(seed=seed)], cwd=tmp_path, text=True, stdout=subprocess.PIPE,

@@ -18,20 +18,20 @@ from flows.experiment import Experiment, judge_candidate
 from flows.settings import load_settings
 from flows.summary import Stages
 from flows.verdict import concept_changed_at, judge, must_wait
-from models.baselines import Baseline
 from models.charter import Charter
-from models.contacts import WEIGHT
 from models.cuts import CutPlan
 from models.decision import Decision
-from models.evaluation import evaluate_scores
-from models.metrics import evaluate
-from models.scorer import predict
-from models.training import Candidate, TrainingConfig
-from tasks import rollouts
+from models.evaluation.evaluate import evaluate_scores
+from models.evaluation.metrics import evaluate
+from models.serving.scorer import predict
+from models.training.baselines import Baseline
+from models.training.contacts import WEIGHT
+from models.training.fit import Candidate, TrainingConfig
+from tasks.data.sources import Sources
 from tasks.home import Home
-from tasks.record import Dataset
-from tasks.sources import Sources
+from tasks.release import releases, rollouts
 from tasks.state import open_state, record_decision
+from tasks.training.record import Dataset
 from tests.release_payload import CHARTER, tiny_contract, tiny_pipeline, tiny_rows, write_payload
 from tests.tasks.conftest import Shop, day, make_shop
 
@@ -79,7 +79,7 @@ def good_pipeline(rows: pd.DataFrame) -> Any:
 def make_champion(here: Context) -> None:
     folder = here.home.bentoml / "bentos" / "churn" / "one" / "src" / "release"
     write_payload(folder)
-    rollouts.register_release(here.engine, release_id="churn:one", model_version="1", run_id="run", fingerprint="f",
+    releases.register_release(here.engine, release_id="churn:one", model_version="1", run_id="run", fingerprint="f",
                               as_of="2025-01-01", auc=0.7, monthly_value=1.0)
     opened = rollouts.open_new(here.engine, release_id="churn:one", strategy="basic", who="ada", why="test")
     assert rollouts.close(here.engine, opened, state="champion", reason="basic")
@@ -207,19 +207,19 @@ def test_after_a_change_of_the_concept_the_gate_waits_for_two_mature_cuts_and_sa
     assert decision.evidence["waits_until"] == "2024-08-05T00:00:00+00:00"
 
 
-def test_it_waits_no_longer_than_that_and_not_for_drift_of_the_data_or_what_was_ignored(changed):
+def test_it_waits_no_longer_than_that_and_not_for_drift_of_the_data_or_what_was_found_good(changed):
     assert must_wait(changed("2024-08-05", kind="concept")) is None
 
 
 @pytest.mark.parametrize("said", [
-    {"kind": "data"}, {}, {"kind": "concept", "verdict": "ignore"}, {"kind": "concept", "said_on": "2024-07-02"},
-], ids=["of the data", "of no kind", "ignored", "later than asked"])
+    {"kind": "data"}, {}, {"concept": "good", "verdict": "nothing"}, {"kind": "concept", "said_on": "2024-07-02"},
+], ids=["of the data", "of no kind", "good", "later than asked"])
 def test_other_drift_is_no_reason_to_wait(changed, said):
     assert must_wait(changed("2024-07-01", **said)) is None
 
 
 def test_the_change_is_when_the_evidence_says_it_was(changed):
-    here = changed("2024-08-01", kind="concept", changed_at="2024-03-15T00:00:00+00:00")
+    here = changed("2024-08-01", kind="concept", changed_since="2024-03-15")
     assert concept_changed_at(here.engine, here.as_of) == day("2024-03-15")
     assert must_wait(here) is None
 
@@ -233,13 +233,14 @@ def test_a_change_that_every_check_still_sees_does_not_put_the_end_of_waiting_of
     assert must_wait(replace(here, as_of=day("2024-08-05"))) is None
 
 
-@pytest.mark.parametrize("between", [
-    Decision("promotion", "promote", "better"), Decision("drift", "ignore", "calm", {"kind": "concept"}),
+@pytest.mark.parametrize(("between", "still"), [
+    (Decision("promotion", "promote", "better"), "2024-05-01"),
+    (Decision("drift", "nothing", "calm", {"concept": "good"}), None),
 ], ids=["a promotion", "an all-clear"])
-def test_a_change_after_a_promotion_or_an_all_clear_is_another_one(changed, between):
+def test_a_change_after_a_promotion_or_an_all_clear_is_another_one(changed, between, still):
     here = changed("2024-08-05", kind="concept", said_on="2024-05-01")
     record_decision(here.engine, between, as_of=day("2024-06-01"))
-    assert concept_changed_at(here.engine, here.as_of) == day("2024-05-01")
+    assert concept_changed_at(here.engine, here.as_of) == (day(still) if still else None)
     changed("2024-08-05", kind="concept", said_on="2024-07-01")
     assert concept_changed_at(here.engine, here.as_of) == day("2024-07-01")
     assert must_wait(here) is not None

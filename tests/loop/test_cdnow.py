@@ -11,8 +11,8 @@ import polars as pl
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from tasks import rollouts
-from tasks.lake import raw_partition
+from tasks.data.lake import raw_partition
+from tasks.release import rollouts
 from tasks.state import read_decisions
 from tests.loop.conftest import REPO, make_loop
 from tests.tasks.conftest import day
@@ -35,8 +35,8 @@ def cdnow() -> Path:
     return FOLDER
 
 
-def example(folder: Path, port: int):
-    return make_loop(folder, port, shared_venvs=folder.parent / "venvs", CHURN_SOURCES="examples/cdnow/sources.yaml",
+def example(folder: Path, port: int, venvs: Path | None = None):
+    return make_loop(folder, port, shared_venvs=venvs, CHURN_SOURCES="examples/cdnow/sources.yaml",
                      CHURN_CHARTER="examples/cdnow/charter.yaml", CDNOW_FOLDER=str(FOLDER))
 
 
@@ -44,8 +44,8 @@ def recency_auc(rows: pl.DataFrame) -> float:
     return float(roc_auc_score(rows["churned"].to_numpy(), rows["recency_days"].to_numpy()))
 
 
-def test_the_same_command_runs_the_loop_on_cdnow(tmp_path):
-    loop = example(tmp_path, 24430)
+def test_the_same_command_runs_the_loop_on_cdnow(tmp_path, shared_venvs):
+    loop = example(tmp_path, 24430, shared_venvs)
     try:
         printed = loop.make("run").stdout
         decision = read_decisions(loop.engine, gate="promotion")[0].decision

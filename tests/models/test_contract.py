@@ -8,6 +8,7 @@ import pytest
 
 from feature_repo.contract import CONTRACT
 from models.contract import Contract
+from models.contract_schemas import contract_from_schemas
 from models.errors import ConfigError
 
 
@@ -41,7 +42,7 @@ def test_every_column_has_a_role_a_unit_and_a_description():
         thing: str
 
     with pytest.raises(ConfigError, match=r"bare\.thing has the role None"):
-        Contract.from_schemas({"bare": Bare.to_schema()}, Bare.to_schema(), sql={})
+        contract_from_schemas({"bare": Bare.to_schema()}, Bare.to_schema(), sql={})
 
 
 def test_the_label_is_no_feature_and_no_snapshot_column():
@@ -63,7 +64,7 @@ def test_a_check_of_an_unknown_dimension_is_refused():
             return bool(data)
 
     with pytest.raises(ConfigError, match=r"check nice of odd\.thing has the dimension 'beauty'; known: accuracy"):
-        Contract.from_schemas({"odd": Odd.to_schema()}, Odd.to_schema(), sql={})
+        contract_from_schemas({"odd": Odd.to_schema()}, Odd.to_schema(), sql={})
 
 
 def test_a_field_that_columns_get_one_day_does_not_rename_the_contract_of_a_release_that_serves():
@@ -86,4 +87,4 @@ def test_a_sign_that_is_none_is_refused():
     schema = pa.DataFrameSchema({"n": pa.Column(int, description="n", metadata={
         "role": "numeric", "unit": "count", "sign": 2})})
     with pytest.raises(ConfigError, match=r"column snapshot\.n has the sign 2; known: 1 \(more of it, more churn\)"):
-        Contract.from_schemas({}, schema, sql={})
+        contract_from_schemas({}, schema, sql={})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,15 +13,41 @@ import sqlalchemy as sa
 from feature_repo.contract import CONTRACT, RAW_TABLES, Snapshot
 from models.charter import Charter, load_charter
 from models.contract import Contract
+from tasks.data.ingest import Load, ingest_sources
+from tasks.data.sources import Sources, TableSource
+from tasks.features.snapshots import build_snapshot
 from tasks.home import Home
-from tasks.ingest import Load, ingest_sources
-from tasks.snapshots import build_snapshot
-from tasks.sources import Sources, TableSource
+from tasks.release.processes import start_supervisor, stop_supervisor
 from tasks.state import open_state
+from tasks.state_store import state_place
 
 REPO = Path(__file__).parents[2]
 ORDER_COLUMNS = ("order_id", "customer_id", "ordered_at", "items", "amount", "arrived_at")
 CUSTOMER_COLUMNS = ("customer_id", "updated_at", "signed_up_at", "birth_year", "plan", "channel", "arrived_at")
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.service)])
+def state_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty place for our state, on each engine it may be on."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/state.db"
+    return state_place(request.getfixturevalue("postgres_url"))
+
+
+@pytest.fixture
+def charter() -> Charter:
+    return load_charter(REPO / "charter.yaml")
+
+
+@pytest.fixture
+def supervised_home(tmp_path: Path) -> Iterator[Home]:
+    """A home whose supervisor runs, without a program yet."""
+    home = Home(tmp_path / "home")
+    start_supervisor(home)
+    try:
+        yield home
+    finally:
+        stop_supervisor(home)
 
 
 def day(text: str) -> datetime:
@@ -111,7 +137,7 @@ def stores(request: pytest.FixtureRequest, shop: Shop) -> Shop:
 @pytest.fixture
 def filled(stores: Shop) -> Shop:
     """Two customers, one of them silent since January, and the snapshots of February and March in Feast."""
-    from tasks.features import apply_features
+    from tasks.features.apply import apply_features
 
     stores.write("customers", "c1,2024-01-01,2023-06-01,1980,basic,search,2024-01-01",
                  "c2,2024-01-01,2023-06-01,1990,premium,social,2024-01-01")
@@ -127,8 +153,8 @@ def filled(stores: Shop) -> Shop:
 @pytest.fixture
 def mlflow_home(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Home:
     """A home whose MLflow tables are copied, not made: making them takes seconds."""
-    from tasks.tracking import mlflow_client
-    from tests.tasks.experiment import home_of
+    from tasks.training.tracking import mlflow_client
+    from tests.tasks.training.experiment import home_of
 
     made = tmp_path_factory.getbasetemp() / "mlflow-tables.db"
     if not made.exists():

@@ -16,15 +16,16 @@ from deploy.local.forget import check_values
 from feature_repo.contract import CONTRACT, RAW_TABLES
 from flows.settings import REPO, Settings, load_place
 from models.errors import PipelineError
-from tasks.backfill import days_between
-from tasks.forget import Place, find_person
-from tasks.lake import raw_partition
+from tasks.data.backfill import days_between
+from tasks.data.lake import raw_partition
+from tasks.data.redrive import redrive_quarantine
+from tasks.data.sources import Sources, TableSource, load_sources
+from tasks.erasure.forget import Place, find_person
+from tasks.erasure.retention import plan_retention
+from tasks.features.materialize import materialize_snapshot
+from tasks.features.snapshots import build_snapshot
 from tasks.locks import hold
-from tasks.materialize import materialize_snapshot
-from tasks.redrive import redrive_quarantine
-from tasks.retention import plan_retention
-from tasks.snapshots import build_snapshot
-from tasks.sources import Sources, TableSource, load_sources
+from tasks.monitoring.truth import truth_partition
 from tests.tasks.conftest import ORDER_COLUMNS, Shop, day, make_shop
 
 pytestmark = pytest.mark.service  # whole stores for each test: together more seconds than `make check` has
@@ -226,6 +227,14 @@ def nothing_to_keep(shop: Shop) -> None:
     plan_retention(shop.charter, shop.contract, shop.home, shop.engine)
 
 
+def damaged_truth(shop: Shop) -> None:
+    shop.ingest(FIRST)
+    path = truth_partition(shop.home, day(FIRST))
+    path.parent.mkdir()
+    path.write_bytes(b"PAR1 no more")
+    plan_retention(shop.charter, shop.contract, shop.home, shop.engine)
+
+
 def backfill_backwards(_shop: Shop) -> None:
     days_between(day("2024-02-01"), day("2024-01-01"), step_days=1, step_months=None)
 
@@ -253,8 +262,8 @@ REFUSALS: tuple[Callable[[Shop], None], ...] = (
     file_not_in_totals, unreachable_database, password_in_the_file, variable_not_set, unmapped_column,
     before_the_last_load, before_the_first_row, too_many_bad_rows, too_few_rows, missing_days, stopped_feed,
     older_lake, lost_file, changed_file, busy_lake, nothing_to_redrive, not_loaded, no_snapshot,
-    stranger, online_elsewhere, forgotten_by_nobody, nothing_to_keep, backfill_backwards, backfill_without_dates,
-    backfill_by_nothing, strange_online_store, strange_registry,
+    stranger, online_elsewhere, forgotten_by_nobody, nothing_to_keep, damaged_truth, backfill_backwards,
+    backfill_without_dates, backfill_by_nothing, strange_online_store, strange_registry,
 )
 
 

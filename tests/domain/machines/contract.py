@@ -8,7 +8,7 @@ from typing import Final
 import pandera.polars as pa
 import polars as pl
 
-from models.contract import Contract
+from models.contract_schemas import contract_from_schemas
 
 FOLDER: Final = Path(__file__).parent
 _MOMENT: Final = pl.Datetime("us", "UTC")
@@ -44,7 +44,7 @@ class Snapshot(pa.DataFrameModel):
 
 
 RAW_TABLES: Final[dict[str, type[pa.DataFrameModel]]] = {"readings": Readings}
-CONTRACT: Final = Contract.from_schemas(
+CONTRACT: Final = contract_from_schemas(
     {name: model.to_schema() for name, model in RAW_TABLES.items()}, Snapshot.to_schema(),
     sql={name: (FOLDER / name).read_text(encoding="utf-8") for name in ("snapshot.sql", "labels.sql")},
 )

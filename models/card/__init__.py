@@ -1,0 +1,1 @@
+"""The model card: its facts, its limits, its document."""

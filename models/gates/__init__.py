@@ -1,0 +1,1 @@
+"""What decides: each gate answers with a Decision, and no data is a no."""

@@ -1,0 +1,1 @@
+"""What ships in a Bento: the service and all it imports, and no gate."""

@@ -1,0 +1,1 @@
+"""What history says: how models age, and which features pay."""

@@ -1,0 +1,1 @@
+"""From the sources into the lake: read, check, keep or quarantine."""

@@ -1,0 +1,1 @@
+"""Snapshots, and the feature store they go to."""

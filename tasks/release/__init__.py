@@ -1,0 +1,1 @@
+"""From a model version to what serves: Bento, process, route, rollout."""

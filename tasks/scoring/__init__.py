@@ -1,0 +1,1 @@
+"""Every customer by the champion, and what it writes."""

@@ -1,0 +1,74 @@
+"""The monitoring stage: verdicts that reach the ledger, a page with the same numbers, and alarms where it fails."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from prefect.logging import disable_run_logger
+
+from models.contract import Column, Contract
+from models.decision import Decision
+from models.gates.drift import PREDICTION, ColumnDrift, DriftReport
+from models.limits import DriftPolicy
+from tasks.monitoring.monitor import drift_table, measure_drift
+
+POLICY = DriftPolicy()
+CONTRACT = Contract("id", "label", (), (
+    Column("weight", "float64", "numeric", "kg", "a number"),
+    Column("gaps", "float64", "numeric", "count", "a number that may be missing", nullable=True),
+    Column("colour", "string", "categorical", "word", "a word"),
+), {})
+
+
+def rows(count: int = 800, seed: int = 1) -> pd.DataFrame:
+    random = np.random.default_rng(seed)
+    return pd.DataFrame({
+        "weight": random.lognormal(size=count),
+        "gaps": np.where(random.random(count) < 0.1, np.nan, random.normal(size=count)),
+        "colour": random.choice(np.array(["red", "blue", None], dtype=object), count, p=[0.6, 0.3, 0.1]),
+        PREDICTION: random.beta(2, 5, count),
+    })
+
+
+@pytest.fixture
+def payload(tmp_path: Path) -> Path:
+    """What this stage reads of a release."""
+    folder = tmp_path / "release"
+    folder.mkdir()
+    rows(1000, seed=2).to_parquet(folder / "reference.parquet")
+    (folder / "contract.json").write_text(CONTRACT.to_json())
+    (folder / "release.json").write_text(json.dumps({"importance": {"weight": 0.7, "gaps": 0.295, "colour": 0.005}}))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _no_run_logger() -> Iterator[None]:
+    with disable_run_logger():
+        yield
+
+
+@pytest.mark.parametrize("lost", ["reference.parquet", "contract.json", "release.json"])
+def test_a_release_without_what_the_check_needs_cannot_be_judged(payload: Path, lost: str) -> None:
+    (payload / lost).unlink()
+    assert "the check crashed: FileNotFoundError" in (measure_drift.fn(payload, rows(), POLICY).problem or "")
+
+
+def test_the_table_names_every_column_with_the_moved_ones_first(payload: Path) -> None:
+    report = measure_drift.fn(payload, rows().assign(gaps=9.0, colour="violet"), POLICY)
+    lines = drift_table(Decision("drift", "harmless", "1 of the last 3 checks flagged"), report).splitlines()
+    assert lines[0] == "**harmless**: 1 of the last 3 checks flagged"
+    named = [(line.split(" | ")[0], line.split(" | ")[-2:]) for line in lines[4:]]
+    assert named[0] == ("| **prediction**", ["counts in full", " |"])
+    assert sorted(named[1:3]) == [("| colour", ["0.5%", "harmless |"]), ("| gaps", ["29.5%", "matters |"])]
+    assert named[3] == ("| weight", ["70.0%", " |"])
+
+
+def test_a_name_with_a_bar_in_it_breaks_no_table() -> None:
+    column = ColumnDrift("a|b", "KS", 0.5, 0.001, 0.0, 0.0, None)
+    table = drift_table(Decision("drift", "nothing", "said"), DriftReport((column,), 900, 900))
+    assert "| a&#124;b | KS | 0.5 | 0.0010 | +0.0% | 0.0% | ? |  |" in table

@@ -1,0 +1,63 @@
+"""What a release carries besides the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from models.errors import ReleaseError
+from models.training.contacts import WEIGHT
+from models.training.fit import split_rows
+from tasks.training.payload import write_payload
+from tests.tasks.training.experiment import CHARTER, CONTRACT, PLAN, candidate, rows
+
+
+def reference(folder: Path, train: pd.DataFrame) -> pd.DataFrame:
+    _, test = split_rows(rows(), PLAN)
+    write_payload(candidate(), folder, contract=CONTRACT, charter=CHARTER, train=train, test=test, pins="", facts={})
+    return pd.read_parquet(folder / "reference.parquet")
+
+
+def test_the_reference_stands_for_the_contacted_who_were_left_out_of_training(tmp_path):
+    """Of those silent for long all but one in five were contacted: drift must not be said to begin with them."""
+    train, _ = split_rows(rows(), PLAN)
+    latest = train[train["event_timestamp"] == PLAN.train[-1]]
+    long = latest["silent"] > 30
+    left = latest[~long | (np.arange(len(latest)) % 5 == 0)]
+    weighed = left.assign(**{WEIGHT: np.where(left["silent"] > 30, 5.0, 1.0)})
+    share = (weighed[WEIGHT] * (left["silent"] > 30)).sum() / weighed[WEIGHT].sum()
+    found = reference(tmp_path / "weighed", weighed)
+    assert (found["silent"] > 30).mean() == pytest.approx(share, abs=0.06)
+    assert (left["silent"] > 30).mean() < share - 0.08
+    assert list(found.columns) == [*CONTRACT.feature_names, "churn_probability"]
+
+
+def test_where_nobody_was_contacted_each_customer_of_the_latest_cut_stands_in_the_reference_once(tmp_path):
+    train, _ = split_rows(rows(), PLAN)
+    found = reference(tmp_path / "plain", train)
+    latest = train.loc[train["event_timestamp"] == PLAN.train[-1], "silent"]
+    assert sorted(found["silent"]) == sorted(latest)
+
+
+def test_the_candidates_own_scores_say_of_whom_and_when(tmp_path):
+    reference(tmp_path, split_rows(rows(), PLAN)[0])
+    found = pd.read_parquet(tmp_path / "scores.parquet")
+    assert list(found.columns) == [CONTRACT.entity_key, "event_timestamp", "churn_probability"]
+    assert not found.duplicated([CONTRACT.entity_key, "event_timestamp"]).any()
+
+
+def test_a_model_whose_compiled_scorer_answers_otherwise_is_not_registered(tmp_path, monkeypatch):
+    from dataclasses import replace
+
+    from models.serving.compiled import compile_pipeline
+
+    def off(pipeline, contract):
+        made = compile_pipeline(pipeline, contract)
+        return replace(made, one=lambda row: made.one(row) + 1e-9)
+
+    monkeypatch.setattr("tasks.training.payload.compile_pipeline", off)
+    with pytest.raises(ReleaseError, match=r"compiled it scores up to 1e-09 away from its pipeline \(limit 1e-12\)"):
+        reference(tmp_path, split_rows(rows(), PLAN)[0])
