@@ -121,5 +121,5 @@ def write_store(
     view = FeatureView(name=VIEW, entities=[member], source=source, online=True,
                        schema=[Field(name=name, dtype=dtype) for name, dtype in types.items() if name != drop])
     store.apply([member, view, FeatureService(name=tiny_contract().service_name, features=[view])])
-    store.write_to_online_store(VIEW, frame.drop(columns=[drop] if drop else []))
+    store.write_to_online_store(VIEW, frame.drop(columns=[drop] if drop else []), allow_registry_cache=False)
     return registry, file

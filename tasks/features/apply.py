@@ -6,6 +6,7 @@ import io
 import re
 import sqlite3
 import threading
+import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, redirect_stdout
@@ -43,7 +44,7 @@ def open_store(home: Home) -> FeatureStore:
         # cut never replaces a newer one is seen to by `tasks.features.materialize`.
         online["skip_dedup"] = True
     with reachable(home):
-        return FeatureStore(config=RepoConfig(
+        store = FeatureStore(config=RepoConfig(
             project=home.feast_project,
             provider="local",
             registry={"registry_type": "sql", "path": home.feast_registry, "cache_ttl_seconds": 0,
@@ -54,6 +55,10 @@ def open_store(home: Home) -> FeatureStore:
             materialization={"pull_latest_features": True, "online_write_batch_size": 10000},
             entity_key_serialization_version=3,
         ))
+        # Feast remembers what a registry lists by the registry's address in memory and its version, which an SQL
+        # registry leaves empty: a store opened where one had been before would get the answers of that one.
+        store.registry.cached_registry_proto.version_id = uuid.uuid4().hex
+    return store
 
 
 def apply_features(contract: Contract, home: Home) -> None:

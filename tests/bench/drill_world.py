@@ -84,7 +84,8 @@ def fill_store(home: Home) -> None:
                            schema=[Field(name=column.name, dtype=types[column.dtype]) for column in columns])
         store.apply([member, view, FeatureService(name=one.service_name, features=[view])])
         store.write_to_online_store(view.name, frame[[
-            "member_id", *(column.name for column in columns), "event_timestamp", "created_timestamp"]])
+            "member_id", *(column.name for column in columns), "event_timestamp", "created_timestamp"]],
+            allow_registry_cache=False)  # its memory is by address: `tasks.features.apply.open_store`
 
 
 def view_name(of: Contract) -> str:

@@ -121,7 +121,7 @@ def write_world(folder: Path) -> Any:
         schema=[Field(name="active", dtype=Bool), *(Field(name=name, dtype=Float64) for name in CONTRACT.numeric),
                 *(Field(name=name, dtype=String) for name in CONTRACT.categorical)])
     store.apply([customer, view, FeatureService(name=CONTRACT.service_name, features=[view])])
-    store.write_to_online_store(CONTRACT.view_name, frame)
+    store.write_to_online_store(CONTRACT.view_name, frame, allow_registry_cache=False)
     (folder / "key").write_bytes(KEY)
     (folder / "clock").write_text("2025-01-02")
     fields = [(name, "float" if name in CONTRACT.numeric else "str") for name in CONTRACT.feature_names]

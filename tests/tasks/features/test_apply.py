@@ -18,6 +18,7 @@ from tasks.features.feature_stores import check_stores, claim_stores
 from tasks.features.materialize import materialize_snapshot
 from tasks.features.parity import check_parity
 from tasks.features.snapshots import read_labels
+from tasks.home import Home
 from tests.tasks.conftest import REPO, Shop, day
 
 CUTS = ("2024-02-01", "2024-03-01")
@@ -67,6 +68,15 @@ def test_contracts_applied_at_once_all_stand_in_the_registry(filled):
         list(pool.map(lambda contract: apply_features(contract, filled.home), contracts))
     names = {view.name for view in open_store(filled.home).list_feature_views()}
     assert names == {contract.view_name for contract in (filled.contract, *contracts)}
+
+
+def test_a_store_opened_where_another_had_been_in_memory_lists_its_own_views(filled, tmp_path):
+    other, elsewhere = replace(filled.contract, parameters={"eligible_within_days": 7}), Home(tmp_path / "elsewhere")
+    apply_features(other, elsewhere)
+    for _ in range(50):
+        for home, contract in ((filled.home, filled.contract), (elsewhere, other)):
+            listed = open_store(home).list_all_feature_views(allow_cache=True)
+            assert [view.name for view in listed] == [contract.view_name]
 
 
 def test_a_store_that_does_not_answer_is_named_without_its_password(filled):
