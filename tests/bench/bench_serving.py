@@ -28,10 +28,12 @@ from tests.bench import serving_world as world
 from tests.bench import stage_batch_scoring
 from tests.bench.bench_data import verdict
 from tests.bench.load import Load, cpu, request, run
-from tests.bench.serving_world import CONTRACT, CUSTOMERS, bodies, free_port, serving
+from tests.bench.serving_world import CONTRACT, CUSTOMERS, bodies, serving
+from tests.waiting import free_port
 
 SECONDS: Final = float(os.environ.get("SECONDS", "4"))
 REPEATS: Final = int(os.environ.get("REPEATS", "3"))
+PORTS: Final = range(25010, 25050)
 TYPED, MLFLOW, MANY, ONLINE_MS, ENVOY_MS, READY_SECONDS, TAIL = 30, 20, 3.0, 0.4, 0.2, 8.0, 1.5
 
 
@@ -75,7 +77,7 @@ def bare(pipeline: Any) -> float:
 
 
 def of_the_release(folder: Path, pipeline: Any, found: dict[str, float]) -> list[str]:
-    one, port = [request("/v1/score", body) for body in bodies(64, 1)], free_port()
+    one, port = [request("/v1/score", body) for body in bodies(64, 1)], free_port(PORTS)
     gets = [request(f"/v1/customers/c{number:06d}/churn") for number in range(CUSTOMERS)]
     starts, spent = [], []
     for _ in range(REPEATS):
@@ -112,7 +114,7 @@ def through_envoy(folder: Path, port: int, server: psutil.Process, requests: lis
     from tasks.home import Home
     from tasks.release.routing import Routes, Upstream, envoy_command, set_routes, write_bootstrap
 
-    home, api_port = Home(folder / "home"), free_port()
+    home, api_port = Home(folder / "home"), free_port(PORTS)
     home.run.mkdir(parents=True)
     with tempfile.TemporaryDirectory(prefix="churn-") as sockets:  # short: a socket's path holds 108 bytes
         (home.run / "sockets").write_text(f"{sockets}\n")
@@ -123,7 +125,7 @@ def through_envoy(folder: Path, port: int, server: psutil.Process, requests: lis
 
 
 def of_the_others(folder: Path, pipeline: Any, found: dict[str, float]) -> list[str]:
-    lines, port = [], free_port()
+    lines, port = [], free_port(PORTS)
     bare_bodies = bodies(64, 1)
     command = [sys.executable, "-m", "bentoml", "serve", "typed:Typed", "--host", "127.0.0.1", "--port", str(port)]
     with serving(folder, command, {"PYTHONPATH": str(folder), "BENTOML_HOME": str(folder / "bentoml")},
@@ -150,7 +152,7 @@ def of_the_others(folder: Path, pipeline: Any, found: dict[str, float]) -> list[
 def mlflow_server(folder: Path, pipeline: Any, given: list[bytes]) -> float:
     import mlflow.sklearn
 
-    model, port = folder / "mlflow-model", free_port()
+    model, port = folder / "mlflow-model", free_port(PORTS)
     mlflow.sklearn.save_model(pipeline, str(model), serialization_format="cloudpickle", pip_requirements=[])
     requests = []
     for body in given:

@@ -7,7 +7,6 @@ import http.client
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -180,11 +179,3 @@ def _answers(port: int, path: str) -> bool:
             connection.request("GET", path)
             return connection.getresponse().status == 200
     return False
-
-
-def free_port() -> int:
-    for port in range(25010, 25050):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise SystemExit("no port free from 25010 to 25049")

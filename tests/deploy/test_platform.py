@@ -8,7 +8,6 @@ import stat
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,13 +24,7 @@ from flows.settings import Settings, load_place
 from models.errors import PlatformError
 from tasks.home import Home
 from tasks.release.processes import owned_pids, programs, start_program, start_supervisor, stop_supervisor
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.1)
+from tests.waiting import wait_for
 
 
 def api_of(platform: object) -> PrefectApi:

@@ -5,14 +5,11 @@ The deployments, automations and the block are made by the platform's own calls,
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -34,6 +31,7 @@ from models.decision import Decision
 from tasks.home import Home
 from tasks.monitoring.outbox import DRIFT_EVENT, PERFORMANCE_EVENT, emit, open_rows, send_events
 from tasks.state import open_state, read_decisions, record_decision, set_clock
+from tests.waiting import free_port, wait_for
 
 pytestmark = [pytest.mark.service, pytest.mark.timeout(600)]
 START = datetime(2025, 1, 1, tzinfo=UTC)
@@ -80,7 +78,7 @@ class Acting:
             self.processes[name] = subprocess.Popen(command, env=self.environment, cwd=REPO, stdout=log, stderr=log,
                                                     start_new_session=True)
         if name == "server":
-            assert wait_for(self._answers, 120), (self.folder / "server.log").read_text()[-3000:]
+            wait_for(self._answers, 300, say=(self.folder / "server.log").read_text)
 
     def kill(self, *names: str) -> None:
         """kill -9 of a part with everything it started."""
@@ -116,26 +114,6 @@ class Acting:
         return True
 
 
-def wait_for(what: Callable[[], Any], seconds: float) -> Any:
-    """The first truthy answer, or the last one after `seconds`; a busy server that says 503 is asked again."""
-    end, answer = time.monotonic() + seconds, None
-    while time.monotonic() < end:
-        with contextlib.suppress(OSError):
-            answer = what()
-        if answer:
-            break
-        time.sleep(0.5)
-    return answer
-
-
-def free_port() -> int:
-    for port in range(25705, 25750):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)):
-                return port
-    raise AssertionError("no free port from 25705 to 25749")
-
-
 @pytest.fixture(scope="module")
 def acting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Acting]:
     folder = tmp_path_factory.mktemp("acting")
@@ -143,8 +121,8 @@ def acting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Acting]:
         for name in list(os.environ):
             if name.startswith(("PREFECT_", "CHURN_")):
                 patch.delenv(name)
-        settings = Settings(home=folder / "home", prefect_port=free_port(), notify=f"file://{folder}/told",
-                            env_file=folder / ".env")
+        settings = Settings(home=folder / "home", prefect_port=free_port(range(25705, 25750)),
+                            notify=f"file://{folder}/told", env_file=folder / ".env")
         home = Home(folder / "home", "shop")
         for one in (home.run, home.run / "logs", home.prefect):
             one.mkdir(parents=True, exist_ok=True)
@@ -225,11 +203,11 @@ def test_each_event_of_the_ledger_starts_announce_and_people_hear_one_line_each_
         record_decision(acting.engine, Decision(gate, verdict, f"{gate} {verdict} as planned"), as_of=START)
     performance = record_decision(acting.engine, Decision("drift", "retrain", "too little is earned",
                                                           {"kind": "performance"}), as_of=START)
-    assert wait_for(lambda: send_all(acting), 60)
+    wait_for(lambda: send_all(acting), 60)
     send(PERFORMANCE_EVENT, performance)
     # A sixth line of the retraining that the last event starts: it has no data here, and that it failed is an alarm.
-    assert wait_for(lambda: send_all(acting) and len(acting.told) >= 6, 300), acting.runs("announce")
-    assert wait_for(lambda: len(acting.runs("announce", ended=True)) >= 5, 180), acting.runs("announce")
+    wait_for(lambda: send_all(acting) and len(acting.told) >= 6, 300, say=lambda: acting.runs("announce"))
+    wait_for(lambda: len(acting.runs("announce", ended=True)) >= 5, 180, say=lambda: acting.runs("announce"))
     assert {(one["state_type"], one["created_by"]["display_value"]) for one in acting.runs("announce", ended=True)} == {
         ("COMPLETED", "announce-news")}
     lines = [line.split(" ", 1)[1].rsplit(" [decision", 1)[0] for line in acting.told]
@@ -259,13 +237,13 @@ def test_a_burst_of_five_and_forged_events_make_one_retraining(acting: Acting) -
     for _ in range(5):
         send(DRIFT_EVENT, order)
     send(DRIFT_EVENT, "forged")
-    assert wait_for(lambda: len(acting.runs("retrain", ended=True)) >= ran + 6, 240), acting.runs("retrain")
+    wait_for(lambda: len(acting.runs("retrain", ended=True)) >= ran + 6, 240, say=lambda: acting.runs("retrain"))
     rows = [row for row in read_decisions(acting.engine, gate="retrain") if row.decision_id not in before]
     accepted = [row.decision.evidence["decision_id"] for row in rows if row.decision.verdict == "accept"]
     assert accepted in ([order], [])  # none: the forged one came first, and the others found the slot taken
     if not accepted:  # then nothing was used up: the next monitor run asks again
         send(DRIFT_EVENT, order)
-        assert wait_for(lambda: [row for row in read_decisions(acting.engine, gate="retrain") if (
+        wait_for(lambda: [row for row in read_decisions(acting.engine, gate="retrain") if (
             row.decision.verdict, row.decision.evidence["decision_id"]) == ("accept", order)], 90)
 
 
@@ -278,7 +256,7 @@ def test_the_check_that_does_not_come_is_missed_and_told(acting: Acting) -> None
     finally:
         acting.api.ask(f"/automations/{there['id']}", missed_monitor(announce, on=False), method="PUT")
     assert (rows[0].decision.verdict, rows[0].subject) == ("alarm", "monitor")
-    assert wait_for(lambda: [line for line in acting.told if "the flow monitor has not completed" in line], 60)
+    wait_for(lambda: [line for line in acting.told if "the flow monitor has not completed" in line], 60)
 
 
 def test_automations_are_made_once_and_made_anew_where_they_changed(acting: Acting) -> None:
@@ -298,11 +276,12 @@ def test_a_run_whose_worker_and_process_were_killed_is_ended_by_its_missing_hear
     there = acting.automations()["churn-zombies"]["id"]
     acting.api.ask(f"/automations/{there}", zombies(within=45), method="PUT")
     run_id = deploy_sleeper(acting)
-    assert wait_for(lambda: state(acting, run_id)[0] == "RUNNING" and acting.slot() == 1, 90), state(acting, run_id)
-    assert wait_for(lambda: heartbeats(acting, run_id), 60)
+    wait_for(lambda: state(acting, run_id)[0] == "RUNNING" and acting.slot() == 1, 90,
+             say=lambda: state(acting, run_id))
+    wait_for(lambda: heartbeats(acting, run_id), 60)
     acting.kill("worker")
     assert wait_for(lambda: state(acting, run_id), 20)[0] == "RUNNING"
-    assert wait_for(lambda: state(acting, run_id)[0] == "CRASHED", 150), state(acting, run_id)
+    wait_for(lambda: state(acting, run_id)[0] == "CRASHED", 150, say=lambda: state(acting, run_id))
     assert state(acting, run_id)[1].startswith("no heartbeat for 45 s")
 
 
@@ -310,7 +289,7 @@ def test_after_everything_was_killed_the_next_start_ends_the_runs_and_frees_the_
     end_what_was_killed(acting.api)  # of the test before: its lease would run for minutes
     acting.start("worker")
     run_id = deploy_sleeper(acting)
-    assert wait_for(lambda: acting.slot() == 1, 90), state(acting, run_id)
+    wait_for(lambda: acting.slot() == 1, 90, say=lambda: state(acting, run_id))
     acting.kill("worker", "server")
     acting.start("server")
     assert (state(acting, run_id)[0], acting.slot()) == ("RUNNING", 1)  # nobody else would free it
@@ -322,8 +301,8 @@ def test_after_everything_was_killed_the_next_start_ends_the_runs_and_frees_the_
     order = record_decision(acting.engine, Decision("drift", "retrain", "2 of 3 flagged"), as_of=later)
     acting.start("worker")
     send(DRIFT_EVENT, order)
-    assert wait_for(lambda: [row for row in read_decisions(acting.engine, gate="retrain") if (
-        row.decision.verdict, row.decision.evidence["decision_id"]) == ("accept", order)], 60), "the slot is taken"
+    wait_for(lambda: [row for row in read_decisions(acting.engine, gate="retrain") if (
+        row.decision.verdict, row.decision.evidence["decision_id"]) == ("accept", order)], 60)
 
 
 @pytest.mark.parametrize("level", [1, 2, 3])

@@ -18,25 +18,18 @@ import psutil
 import pytest
 
 from tests.release_payload import KEY, write_payload, write_store
+from tests.waiting import free_port, wait_for
 
 pytestmark = pytest.mark.service
 REPO = Path(__file__).resolve().parents[3]
 GOOD = {"visits": 1, "spend": 12.5, "tier": "gold"}
 
 
-def free_port() -> int:
-    for port in range(25000, 25050):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("no port free from 25000 to 25049")
-
-
 class Served:
     """A release's parent process, started from a folder laid out as a Bento's."""
 
     def __init__(self, folder: Path, *, workers: str = "2", port: int | None = None, **changed: str) -> None:
-        self.folder, self.port = folder, port or free_port()
+        self.folder, self.port = folder, port or free_port(range(25000, 25010))
         if not (folder / "models").exists():
             shutil.copytree(REPO / "models", folder / "models", ignore=shutil.ignore_patterns("__pycache__"))
         registry, online = f"sqlite:///{folder}/feast/registry.db", folder / "feast/online.db"
@@ -80,12 +73,6 @@ class Served:
     def workers(self) -> set[int]:
         return {child.pid for child in psutil.Process(self.process.pid).children()}
 
-    def until(self, condition, seconds: float = 20) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.02)
-
     def stop(self) -> None:
         if self.process.poll() is None:
             self.process.terminate()
@@ -107,7 +94,7 @@ def count(text: str, series: str) -> float:
 
 
 def test_two_workers_answer_and_metrics_add_up_over_both(served):
-    served.until(lambda: len(served.workers()) == 2)
+    wait_for(lambda: len(served.workers()) == 2, say=served.log.read_text)
     before = count(served.ask("GET", "/metrics")[1], "churn_requests_total")
     for _ in range(40):  # a connection each: whichever worker is free takes it
         assert served.ask("POST", "/v1/score", {"rows": [GOOD]})[0] == 200
@@ -131,17 +118,17 @@ def test_an_answer_leaves_in_one_write(served):
 
 
 def test_a_killed_worker_is_followed_by_another_while_the_other_answers(served):
-    served.until(lambda: len(served.workers()) == 2)
+    wait_for(lambda: len(served.workers()) == 2, say=served.log.read_text)
     before = served.workers()
     os.kill(min(before), signal.SIGKILL)
     for _ in range(20):
         assert served.ask("GET", "/v1/customers/m1/churn")[0] == 200
-    served.until(lambda: len(served.workers()) == 2 and min(before) not in served.workers())
+    wait_for(lambda: len(served.workers()) == 2 and min(before) not in served.workers(), say=served.log.read_text)
     assert "another one takes its place" in served.log.read_text()
 
 
 def test_when_all_workers_are_killed_the_release_comes_back_by_itself(served):
-    served.until(lambda: len(served.workers()) == 2)
+    wait_for(lambda: len(served.workers()) == 2, say=served.log.read_text)
     for worker in served.workers():
         os.kill(worker, signal.SIGKILL)
     assert served.ask("GET", "/v1/customers/m1/churn")[0] == 200  # waits in the socket's queue, or in a new worker
@@ -166,16 +153,16 @@ def test_workers_end_with_a_parent_that_is_killed_and_the_port_is_free_again(ser
 
 
 def test_a_worker_that_cannot_be_replaced_does_not_cost_the_one_that_answers(served):
-    served.until(lambda: len(served.workers()) == 2)
+    wait_for(lambda: len(served.workers()) == 2, say=served.log.read_text)
     online = served.folder / "feast/online.db"
     online.rename(online.with_suffix(".away"))
     try:
         os.kill(min(served.workers()), signal.SIGKILL)
-        served.until(lambda: "online.db does not exist" in served.log.read_text())
+        wait_for(lambda: "online.db does not exist" in served.log.read_text(), say=served.log.read_text)
         assert served.ask("POST", "/v1/score", {"rows": [GOOD]})[0] == 200
     finally:
         online.with_suffix(".away").rename(online)
-    served.until(lambda: len(served.workers()) == 2)
+    wait_for(lambda: len(served.workers()) == 2, say=served.log.read_text)
     assert served.process.poll() is None
 
 

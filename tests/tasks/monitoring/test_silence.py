@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from tasks.release.processes import start_program
 from tasks.release.routing import access_log
 from tasks.state import open_state, read_decisions, record_decision
 from tasks.tables import AWAKE, DECISIONS
+from tests.waiting import wait_for
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 LONG_AGO = NOW - timedelta(days=30)
@@ -286,20 +286,13 @@ def test_the_watchdog_under_supervisor_raises_the_alarm_and_outlives_a_store_it_
         "--first-port", "25240", "--api", "http://127.0.0.1:25241", "--every", "0.5"],
         environment={"PYTHONPATH": str(REPO)}, directory=supervised_home.root)
     log = supervised_home.run / "logs/watchdog.log"
-    until(lambda: log.exists() and "cannot use our state at" in log.read_text())
+    wait_for(lambda: log.exists() and "cannot use our state at" in log.read_text())
     aside.rename(state)
-    until(lambda: [row.subject for row in open_silences(engine)] == ["ingest"])
-    until(lambda: "silence: alarm: ingest has not done its work ever" in log.read_text())
+    wait_for(lambda: [row.subject for row in open_silences(engine)] == ["ingest"])
+    wait_for(lambda: "silence: alarm: ingest has not done its work ever" in log.read_text())
     beat(engine, "ingest", at=datetime.now(UTC) + timedelta(seconds=30))  # so soon due again that it would fall silent
-    until(lambda: open_silences(engine) == [])
+    wait_for(lambda: open_silences(engine) == [])
     assert datetime.now(UTC) - last_beats(engine)["watchdog"].at < timedelta(seconds=30)
-
-
-def until(condition, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 def test_it_needs_neither_prefect_nor_pandas_nor_mlflow() -> None:

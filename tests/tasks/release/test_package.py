@@ -1,10 +1,8 @@
-import contextlib
 import http.client
 import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +25,7 @@ from tasks.release.package import (
     serving_code,
 )
 from tests.release_payload import KEY, write_payload, write_store
+from tests.waiting import free_port
 
 REPO = Path(__file__).resolve().parents[3]
 GOOD = {"visits": 1, "spend": 12.5, "tier": "gold"}
@@ -104,20 +103,11 @@ def test_a_bento_from_before_there_was_a_prefork_is_served_as_it_was_then(tmp_pa
     assert "PYTHONPATH" not in environment
 
 
-def free_port():
-    """Out of a range no outgoing connection takes its port from: such a one could be gone again before it is used."""
-    for port in range(24100, 24200):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("no port free from 24100 to 24199")
-
-
 class Release:
     """A served Bento: its parent process, port and log."""
 
     def __init__(self, home, tag, venv, bentoml=False):
-        self.port = free_port()
+        self.port = free_port(range(24100, 24200))
         command, environment = serve_command(home, tag, venv, port=self.port)
         if bentoml:
             command = [str(venv / "bin" / "bentoml"), "serve", tag, "--port", str(self.port)]

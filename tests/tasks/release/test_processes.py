@@ -8,7 +8,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -27,6 +27,7 @@ from tasks.release.processes import (
     stop_supervisor,
     supervisor_running,
 )
+from tests.waiting import wait_for
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 
@@ -44,13 +45,6 @@ def own_home(tmp_path: Path) -> Iterator[Home]:
     """For tests that stop or kill supervisord itself; nothing stays behind when they fail."""
     yield Home(tmp_path)
     stop_supervisor(Home(tmp_path))
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 15) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
 
 
 def alive(pid: int) -> bool:
