@@ -17,6 +17,7 @@ from tasks.release.routing import STABLE_ARM, access_log
 
 MAX_UNREADABLE_SHARE: Final = 0.01  # more lines than this that are no log lines of ours: the log proves nothing
 QUANTILES: Final = (0.5, 0.75, 0.9, 0.97)  # of the champion's latency before the rollout: what is slow
+BEYOND: Final = (8.0, 64.0)  # times the uppermost of them: a champion that is slower since hides no canary that hangs
 LEAST_CUSTOMERS: Final = 200  # to know these quantiles
 LOOKED_BACK: Final = 8 << 20  # bytes of the log before the rollout: some 20,000 requests
 FIXED_US: Final = tuple(500.0 * 2**power for power in range(11))  # 0.5 ms to half a second
@@ -40,7 +41,9 @@ def opening_evidence(home: Home) -> dict[str, Any]:
 def latency_edges(start: Mapping[str, Any]) -> Edges:
     """Above which latencies a request is slow: as fixed at the opening."""
     if start.get("slow_us"):
-        return Edges(tuple(start["slow_us"]), tuple(1 - quantile for quantile in QUANTILES))
+        usual = tuple(start["slow_us"])
+        return Edges((*usual, *(usual[-1] * times for times in BEYOND)),
+                     (*(1 - quantile for quantile in QUANTILES), *(None for _ in BEYOND)))
     return Edges(FIXED_US, (None,) * len(FIXED_US))
 
 

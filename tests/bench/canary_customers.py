@@ -14,6 +14,7 @@ import numpy as np
 from models.gates.canary_counts import ArmCounts, Edges, Skew, StageCounts, slow_beyond, stage_coin
 from models.gates.eprocess import Coins
 from models.limits import Rollout
+from tasks.release.router_lines import QUANTILES, latency_edges
 
 CUSTOMERS: Final = 20_000
 A_MINUTE: Final = 400  # requests; at a quarter of the customers 100 canary requests
@@ -21,7 +22,6 @@ MINUTES: Final = 120
 MEDIAN_US: Final = 3000.0
 LEVEL, JITTER = 0.4, 0.4  # spread of log latency between customers, and within one
 ERRORS, UNKNOWN, APART = 0.01, 0.01, 0.01  # shares: of requests that err, of customers unknown, of scores apart anyway
-QUANTILES: Final = (0.5, 0.75, 0.9, 0.97)
 _POPULARITY = np.cumsum(1 / np.arange(1, CUSTOMERS + 1))
 
 
@@ -72,9 +72,9 @@ class Traffic:
 
 
 def reference_edges(rng: np.random.Generator, requests: int = 2000) -> Edges:
-    """Quantiles of the champion's latency in the hour before the rollout."""
+    """What is slow, by the champion's latency in the hour before the rollout."""
     before = MEDIAN_US * np.exp(rng.normal(0, np.hypot(LEVEL, JITTER), requests))
-    return Edges(tuple(float(one) for one in np.quantile(before, QUANTILES)), tuple(1 - one for one in QUANTILES))
+    return latency_edges({"slow_us": [float(one) for one in np.quantile(before, QUANTILES)]})
 
 
 @dataclass

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from models.gates.canary_counts import ArmCounts, Edges
+from models.gates.canary import judge
+from models.gates.canary_counts import ArmCounts, Edges, Skew
 from models.gates.eprocess import Coins
 from models.limits import Rollout
 from tasks.home import Home
@@ -178,7 +179,25 @@ def test_what_is_slow_is_fixed_at_the_opening_by_the_champions_customers_before(
     access_log(home).write_text("".join([*lines, *canarys, *again]))
     start = opening_evidence(home)
     assert start["slow_us"] == [1100, 1150, 1180, 1194]
-    assert latency_edges(start).slow_share == pytest.approx((0.5, 0.25, 0.1, 0.03))
+    edges = latency_edges(start)
+    assert edges.us == (1100, 1150, 1180, 1194, 8 * 1194, 64 * 1194)
+    assert edges.slow_share == (*(pytest.approx(share) for share in (0.5, 0.25, 0.1, 0.03)), None, None)
+
+
+def test_a_champion_that_became_slow_itself_hides_no_canary_that_is_much_slower(home: Home) -> None:
+    access_log(home).write_text("".join(line(f"b{at}", cluster=CHAMPION, rollout=None, us=900 + at)
+                                        for at in range(300)))
+    start = opening_evidence(home)
+    with access_log(home).open("a") as file:  # everybody waits longer than anybody did before
+        file.write("".join(line(f"c{at}", cluster=CHAMPION, share="0.5", us=1500 + at)
+                           + line(f"d{at}", share="0.5", us=300_000 + at)
+                           for at in range(150)))
+    edges, limits = latency_edges(start), Rollout()
+    evidence = read_evidence(home, "r1", (0.5,), canary_id="churn:b", edges=edges, limits=limits, start=start)
+    decision = judge(evidence.stages, limits, edges=edges, skew=Skew(), minutes_in_stage=1)
+    assert decision.verdict == "roll back"
+    assert "150 of 150 canary customers waited longer than" in decision.reason
+    assert "0 of 150 champion customers" in decision.reason
 
 
 def test_too_few_customers_before_give_fixed_edges(home: Home) -> None:
