@@ -6,6 +6,7 @@ is moved only by a run with an explicit `as_of`: in data of 1998, by wall time, 
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, date, datetime
 
 import sqlalchemy as sa
@@ -42,7 +43,7 @@ def publish_clock(engine: sa.Engine, charter: Charter, home: Home) -> None:
     """Write `run/clock` for the serving processes: a simulated date, or `wall`."""
     home.run.mkdir(parents=True, exist_ok=True)
     simulated = charter.problem.first_as_of is not None
-    beside = home.run / "clock.tmp"
+    beside = home.run / f"clock.{os.getpid()}.tmp"
     beside.write_text(platform_now(engine, charter).isoformat() if simulated else "wall", encoding="utf-8")
     beside.rename(home.run / "clock")
 
