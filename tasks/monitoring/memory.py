@@ -36,7 +36,7 @@ class Labelled:
     """Which cohorts have their labels, by the truth that was followed."""
 
     until: datetime | None = None  # newest cohort
-    champion: bool = False  # one that the release under check scored is among them
+    champion: bool = False  # one that the release under check scored, most of it, is among them
 
 
 @dataclass(frozen=True)

@@ -64,13 +64,17 @@ def watch(
 
 
 def labelled(home: Home, release_id: str | None, *, as_of: datetime) -> Labelled | Exception:
-    """Which cohorts have their labels, of any release and of this one; or the error that hides it."""
+    """Which cohorts have their labels, of any release and of this one; or the error that hides it.
+
+    A cohort is this one's where it scored most of those who have a label: a canary has a few customers in the cohort
+    of the champion before it, and how well that cohort was predicted says nothing of it.
+    """
     try:
         until, champion = None, False
         for cut, rows in cohorts_until(home, as_of, columns=["release_id", "label"]):
             releases = rows.drop_nulls("label")["release_id"]
             until = until or (None if releases.is_empty() else cut)
-            champion = champion or (release_id is not None and bool((releases == release_id).any()))
+            champion = champion or (release_id is not None and 2 * (releases == release_id).sum() > len(releases))
             if until is not None and (champion or release_id is None):
                 break
         return Labelled(until, champion)
