@@ -193,7 +193,7 @@ def _answer_drift(check: Check) -> Decision:
         return check.says("harmless", f"{count}; {moved}; {states}", why="not persistent", kind="data")
     since = past.drift_since or check.now
     performance, until = check.signals["performance"], _judged_cohort(check)
-    if performance.state == "good" and until is not None and until >= since:
+    if performance.state == "good" and until is not None and until.date() >= since.date():  # a signal tells no hours
         told = (f"{count}, and it did not hurt: performance is good up to the cohort of {until:%Y-%m-%d}, the drift "
                 f"began by {since:%Y-%m-%d} ({performance.reason}); {moved}")
         return check.says("harmless", told, why="performance good", kind="data", drift_since=since.isoformat())

@@ -124,6 +124,15 @@ def test_the_cohort_that_performance_was_judged_by_is_the_one_its_signal_names()
                       past=past).verdict == verdict
 
 
+def test_the_cohort_of_the_check_at_which_the_drift_began_counts_whatever_the_hour_of_its_load() -> None:
+    """A signal names its cohort by the date; a live source is loaded at three in the morning, not at midnight."""
+    for hours, verdict in ((3, "harmless"), (27, "retrain")):  # that cohort's own check; the one of the day after
+        told = {**GOOD, "performance": Signal("performance", "good", "fine", {"cohort": "2025-08-01"})}
+        past = Past(drift_since=ago(31) + timedelta(hours=hours))
+        assert decide(MOVED, list(told.values()), (True,), POLICY, last_retrain=None, retrainings=0,
+                      now=NOW + timedelta(hours=3), past=past).verdict == verdict
+
+
 @pytest.mark.parametrize(("states", "kind", "window"), [
     ({"performance": "bad"}, "performance", "combined"), ({"concept": "bad"}, "concept", "new"),
     ({"performance": "bad", "concept": "bad"}, "concept", "new"),
