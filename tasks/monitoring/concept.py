@@ -79,8 +79,9 @@ def judge_cohorts(
         stream = read_stream(engine, release_id)
         limit = partial(_limit, stream, charter, payload)
         there: set[datetime] = set()
-        mine = _rows_of_release(cohorts(), key, release_id, as_of, there)
-        new, look = new_cohorts(mine, key, stream, charter, limit=limit, as_of=as_of)
+        closed: set[datetime] = set()
+        mine = _rows_of_release(cohorts(), key, release_id, as_of, there, closed)
+        new, look = new_cohorts(mine, key, stream, charter, limit=limit, as_of=as_of, closed=closed)
         if not new or add_cohorts(engine, release_id, stream, new, limit=limit()):
             break
     else:
@@ -93,7 +94,7 @@ def judge_cohorts(
         return Signal("concept", "broken", fault, _evidence(known, look, charter, release_id, payload) if known else {
             "release_id": release_id, "changed_since": None})
     if not known:
-        text = f"no mature label of {release_id} yet: {look.waiting} cohorts wait"
+        text = f"no mature label of {release_id} that counts yet: {look.waiting} cohorts wait"
         return Signal("concept", "waiting", text, {"release_id": release_id, "mature_cohorts": look.mature,
                                                "waiting_cohorts": look.waiting, "changed_since": None})
     return _verdict(known, look, charter, release_id, _limit(stream, charter, payload), payload)
@@ -144,11 +145,18 @@ def _limit(stream: Stream | None, charter: Charter, payload: Path) -> float:
 
 
 def _rows_of_release(
-    cohorts: Iterator[tuple[datetime, pl.DataFrame]], key: str, release_id: str, as_of: datetime, there: set[datetime]
+    cohorts: Iterator[tuple[datetime, pl.DataFrame]], key: str, release_id: str, as_of: datetime, there: set[datetime],
+    closed: set[datetime]
 ) -> Iterator[tuple[datetime, pl.DataFrame]]:
-    """Each cut up to `as_of` at which the release scored somebody, in UTC, and these rows; all cuts go to `there`."""
+    """Each cut up to `as_of` at which the release scored somebody, in UTC, and these rows.
+
+    All cuts go to `there`, those whose cohort, of whatever release, was closed by `as_of` to `closed` as well.
+    """
     for moment, everybody in cohorts:
         there.add(moment)
+        last = everybody.filter(pl.col("weight").is_not_null())["labelled_as_of"].max()
+        if isinstance(last, datetime) and last <= as_of:
+            closed.add(moment)
         rows = rows_of_release(moment, everybody, key, release_id)
         if moment <= as_of and not rows.is_empty():
             yield moment.astimezone(UTC), rows

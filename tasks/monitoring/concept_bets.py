@@ -6,7 +6,7 @@ nothing is bet on until its customers' windows are over.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -37,7 +37,7 @@ class Look:
 
     mature: int = 0
     waiting: int = 0  # cohorts whose labels are not due
-    passed_over: int = 0  # mature, but most customers were bet on within a window, or a later cohort was
+    passed_over: int = 0  # mature, but most customers were bet on within a window, a later cohort was, or none counts
     unlabelled: tuple[tuple[datetime, float], ...] = field(default_factory=tuple)  # mature, not closed; share with one
     lost: Lost | None = None  # a cohort within whose horizon others stand that are not bet on
     late: bool = False  # bets were laid later than `as_of`: none is laid now
@@ -45,13 +45,15 @@ class Look:
 
 def new_cohorts(
     cohorts: Iterator[tuple[datetime, pl.DataFrame]], key: str, stream: Stream | None, charter: Charter, *,
-    limit: Callable[[], float], as_of: datetime
+    limit: Callable[[], float], as_of: datetime, closed: Collection[datetime] = ()
 ) -> tuple[list[Cohort], Look]:
     """Bets on the cohorts that are mature and were not bet on, oldest first, and what was not bet on.
 
     Args:
         cohorts: each cut with the release's rows of `lake/truth`, sorted by customer; oldest first.
         limit: asked for where there is something to bet on.
+        closed: cuts whose cohort was closed, filled as `cohorts` is read: a release that scored a few of its customers
+            may have nobody there who counts (contacted, without a label); no later label changes that.
     """
     horizon, maturity = charter.problem.horizon, charter.problem.maturity
     taken = {cohort.bet.cut: cohort for cohort in (stream.cohorts if stream else ())}
@@ -84,6 +86,8 @@ def new_cohorts(
             passed_over += 1
         elif near := [one for one in gone if one.cut <= cut < one.cut + horizon]:
             near_lost.append((cut, max(near, key=lambda one: one.cut)))
+        elif closed_at is None and cut in closed:
+            passed_over += 1
         elif not isinstance(closed_at, datetime) or closed_at > as_of:
             unlabelled.append((cut, len(cohort.drop_nulls("label")) / len(cohort)))
         else:

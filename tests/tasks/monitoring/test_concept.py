@@ -221,6 +221,25 @@ def test_a_cohort_that_should_be_mature_and_is_not_closed_is_an_alarm(engine, pa
     assert look(quiet(1, 2), engine, payload, cut(6)).evidence["cohorts"] == 2
 
 
+@pytest.mark.parametrize("whose", ["contacted", "without a label"])
+def test_a_closed_cohort_of_which_none_of_a_releases_few_customers_counts_is_passed_over(engine, payload, whose):
+    """A canary that answered two customers at the cut of its predecessor was broken until the next cohort, a month."""
+    rows = cohort(1, release="churn:0", contacted=0.1)
+    few = pl.col(KEY).is_in(rows.filter(pl.col("contacted"))[KEY].to_list()[:2])
+    rows = rows.with_columns(pl.when(few).then(pl.lit(RELEASE)).otherwise("release_id").alias("release_id"))
+    if whose == "without a label":
+        rows = rows.with_columns(pl.when(few).then(None).otherwise(name).alias(name) for name in (
+            "label", "labelled_as_of"))
+    first = look(rows, engine, payload, cut(1) + timedelta(days=31))
+    assert (first.state, first.evidence["mature_cohorts"]) == ("waiting", 1)
+    open_ = rows.with_columns(pl.lit(None, pl.Float64).alias("weight"))  # nobody's labels suffice yet
+    assert look(open_, engine, payload, cut(1) + timedelta(days=31)).state == "broken"
+    second = look(pl.concat([rows, cohort(2)]), engine, payload, cut(3) + timedelta(days=5))
+    assert (second.state, second.evidence["passed_over"]) == ("good", 1)
+    late = rows.with_columns(pl.col("labelled_as_of") + timedelta(days=60))  # closed later than the check of the past
+    assert look(late, engine, payload, cut(1) + timedelta(days=31), release="churn:0").state == "broken"
+
+
 def test_a_release_that_was_checked_and_has_no_truth_is_broken_once_its_labels_are_due(engine, payload):
     record_decision(engine, Decision("drift", "nothing", "still", {"rows": 1500}), as_of=cut(1), subject=RELEASE)
     none = quiet(1).clear()
