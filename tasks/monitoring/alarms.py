@@ -78,8 +78,12 @@ def unanswered(engine: sa.Engine, gate: str | None = None) -> list[LedgerRow]:
 
 
 def latest(row: LedgerRow) -> tuple[str, str]:
-    """By what a verdict is newer than another: its date, then when it was written."""
-    return row.as_of or "", row.at
+    """By what a verdict is newer than another: its date, then when it was written.
+
+    One without a date is of when it was written: of a live source, whose dates are wall
+    time, the watchdog knows no other.
+    """
+    return row.as_of or row.at, row.at
 
 
 def matters(row: LedgerRow) -> bool:

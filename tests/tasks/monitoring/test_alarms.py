@@ -60,6 +60,13 @@ def test_a_verdict_without_a_date_is_answered_by_the_next_one(engine: sa.Engine)
     assert opened(engine) == []
 
 
+def test_a_verdict_without_a_date_is_of_when_it_was_written_and_hides_behind_no_older_one(engine: sa.Engine) -> None:
+    """A rollback by the watchdog of a live source was not shown while any refusal of before was open."""
+    write(engine, "release", "refuse", 1)
+    write(engine, "release", "rolled back", None)
+    assert opened(engine) == [("release", "rolled back", None)]
+
+
 @pytest.mark.parametrize(("evidence", "alarm"), [
     ({"failed": 1}, True), ({"promotion": "promote", "model_version": "4"}, True), ({}, False),
     ({"promotion": "keep"}, False)])
