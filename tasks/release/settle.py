@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from models.decision import Decision
-from models.errors import ReleaseError
+from models.errors import PlatformError, ReleaseError
 from tasks.home import Home
 from tasks.release import releases, rollouts
 from tasks.release.endings import record_end
@@ -54,12 +54,24 @@ def settle(place: ReleasePlace) -> Routes:
 
 
 def apply_routes(place: ReleasePlace) -> Routes:
-    """Write the routes the state asks for. Needs neither supervisor nor Envoy: a file is enough."""
+    """Write the routes the state asks for. Needs neither supervisor nor Envoy: a file is enough.
+
+    A route file that cannot be read is written anew: Envoy holds what it read before, a candidate's customers too.
+    """
     with routes_lock(place.home):
         routes = wanted_routes(place)
-        if read_routes(place.home) != routes:
+        if readable_routes(place.home) != routes:
             set_routes(place.home, routes)
     return routes
+
+
+def readable_routes(home: Home) -> Routes | None:
+    """What the route file says; None where it cannot be read as ours."""
+    try:
+        return read_routes(home)
+    except PlatformError as error:
+        LOGGER.warning("%s", error)
+        return None
 
 
 def wanted_routes(place: ReleasePlace) -> Routes:

@@ -34,8 +34,7 @@ from tasks.monitoring.teller import Teller, catch_up
 from tasks.release import rollouts
 from tasks.release.endings import record_end, record_missing_end
 from tasks.release.release_process import ReleasePlace
-from tasks.release.routing import read_routes
-from tasks.release.settle import WITH_TRAFFIC, settle
+from tasks.release.settle import WITH_TRAFFIC, readable_routes, settle
 from tasks.release.steps import roll_back_canary
 from tasks.state import open_state
 from tasks.state_store import state_place
@@ -74,14 +73,16 @@ def watch_once(place: ReleasePlace, *, minutes_watched: float = math.inf) -> Dec
 
 
 def follow_state(place: ReleasePlace) -> bool:
-    """Finish a change of champion that was killed before its routes, or bring back a route file that is gone.
+    """Finish a change of champion that was killed before its routes, or bring back a route file that is gone or
+    damaged.
 
     Where no rollout is open nobody else calls.
 
     Raises:
         PipelineError: it could not be finished; it is tried again at the next check.
     """
-    serving, routed = rollouts.champion(place.engine), read_routes(place.home).champion
+    serving, routes = rollouts.champion(place.engine), readable_routes(place.home)
+    routed = routes.champion if routes else None
     if serving is None or (routed is not None and routed.release_id == serving.release_id):
         return False
     record_missing_end(place.engine)

@@ -15,12 +15,13 @@ from deploy.local.parts import watchdog_environment
 from flows.settings import REPO, load_place, load_settings
 from models.limits import Rollout
 from tasks.home import Home
-from tasks.release import releases, rollouts
+from tasks.release import releases, rollouts, watchdog
 from tasks.release.package import store_variables
 from tasks.release.processes import programs, start_program
 from tasks.release.release_process import ReleasePlace
 from tasks.release.routing import Routes, Upstream, read_routes, set_routes
-from tasks.release.watchdog import watch_once, watched_home
+from tasks.release.settle import apply_routes
+from tasks.release.watchdog import follow_state, watch_once, watched_home
 from tasks.state import open_state, read_decisions
 from tasks.tables import ROLLOUTS
 
@@ -61,6 +62,31 @@ def test_a_canary_nobody_looked_at_for_too_long_is_rolled_back_and_the_ledger_sa
     assert read_routes(place.home).canary is None
     assert [row.decision.verdict for row in read_decisions(place.engine, subject="churn:2")] == ["no go", "rolled back"]
     assert watch_once(place) is None
+
+
+def test_a_canary_is_taken_off_its_customers_though_the_route_file_cannot_be_read(tmp_path: Path) -> None:
+    """It was rolled back in our state alone: Envoy goes on by what it read, so it kept its customers for good."""
+    place = with_canary(Home(tmp_path), minutes_ago=16)
+    file = place.home.run / "envoy" / "xds" / "rds.json"
+    file.write_text(file.read_text(encoding="utf-8")[:300], encoding="utf-8")
+    decision = watch_once(place)
+    assert decision is not None
+    assert (decision.gate, decision.verdict) == ("release", "rolled back")
+    routes = read_routes(place.home)
+    assert (routes.champion, routes.canary) == (Upstream("churn:1", 25241), None)
+    assert [row.decision.verdict for row in read_decisions(place.engine, subject="churn:2")] == ["no go", "rolled back"]
+
+
+def test_a_route_file_that_cannot_be_read_is_written_anew_where_nobody_else_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = with_canary(Home(tmp_path), minutes_ago=16)
+    monkeypatch.setattr(watchdog, "settle", apply_routes)  # no process runs here
+    assert watch_once(place) is not None
+    assert not follow_state(place)
+    (place.home.run / "envoy" / "xds" / "rds.json").write_text("{}", encoding="utf-8")
+    assert follow_state(place)
+    assert read_routes(place.home) == Routes(Upstream("churn:1", 25241))
 
 
 @pytest.mark.parametrize(("minutes_ago", "looked_minutes_ago"), [(14, None), (200, 14)])
