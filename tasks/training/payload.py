@@ -21,6 +21,7 @@ from models.training.contacts import row_weights
 from models.training.fit import Candidate
 
 REFERENCE_ROWS: Final = 5000
+LEAST_REFERENCE_ROWS: Final = 500  # that many of a small training set stand in it, some of them twice
 GOLDEN_ROWS: Final = 50
 COMPILED_ROWS: Final = 2000
 COMPILED_TOLERANCE: Final = 1e-12
@@ -71,13 +72,24 @@ def _test_brier(candidate: Candidate, test: pd.DataFrame, contract: Contract) ->
 def _reference(train: pd.DataFrame) -> pd.DataFrame:
     """Rows of the latest training cut that stand for all its customers: what drift is compared with.
 
-    Where contacted customers were left out, the others are drawn by their weights, again and again if need be: else
-    each customer like them would later look like drift.
+    Where contacted customers were left out, the others are drawn by their weights: else each customer like them would
+    later look like drift. The tests of drift take every row for another customer, so hardly anybody is drawn twice: at
+    even steps of the added weights (Madow, Ann. Math. Statist. 20, 1949), and half as many as the weights are worth
+    (Kish, Survey Sampling, 1965), but not too few for a check.
     """
     latest = train[train["event_timestamp"] == train["event_timestamp"].max()]
     weight = row_weights(latest)
-    drawn: pd.DataFrame = latest.sample(min(len(latest), REFERENCE_ROWS), weights=weight, replace=weight is not None,
-                                        random_state=0)
+    drawn: pd.DataFrame
+    if weight is None:
+        drawn = latest.sample(min(len(latest), REFERENCE_ROWS), random_state=0)
+        return drawn
+    worth = int(weight.sum() ** 2 / (2 * (weight**2).sum()))
+    count = min(max(worth, LEAST_REFERENCE_ROWS), len(latest), REFERENCE_ROWS)
+    random = np.random.default_rng(0)
+    order = random.permutation(len(latest))
+    added = np.cumsum(weight[order])
+    at = np.searchsorted(added, (np.arange(count) + random.random()) * added[-1] / count)
+    drawn = latest.iloc[order[np.minimum(at, len(order) - 1)]]
     return drawn
 
 

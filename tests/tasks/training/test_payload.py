@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from models.contract import Column, Contract
 from models.errors import ReleaseError
-from models.training.contacts import WEIGHT
+from models.gates.drift import assess_drift
+from models.training.contacts import WEIGHT, weigh_uncontacted
 from models.training.fit import split_rows
-from tasks.training.payload import write_payload
+from tasks.training.payload import LEAST_REFERENCE_ROWS, _reference, write_payload
 from tests.tasks.training.experiment import CHARTER, CONTRACT, PLAN, candidate, rows
 
 
@@ -33,6 +35,30 @@ def test_the_reference_stands_for_the_contacted_who_were_left_out_of_training(tm
     assert (found["silent"] > 30).mean() == pytest.approx(share, abs=0.06)
     assert (left["silent"] > 30).mean() < share - 0.08
     assert list(found.columns) == [*CONTRACT.feature_names, "churn_probability"]
+
+
+def test_a_reference_drawn_by_weights_does_not_look_like_drift_to_the_same_customers():
+    """Drawn with replacement a third of its rows were copies of others: a quarter of the quiet checks flagged."""
+    random, flagged = np.random.default_rng(3), 0
+    names = [f"n{place}" for place in range(20)]
+    contract = Contract("id", "left", (), tuple(Column(name, "float64", "numeric", "1", "a number") for name in names),
+                        {})
+
+    def customers(count: int) -> pd.DataFrame:
+        score = random.beta(2, 5, count)
+        return pd.DataFrame(random.normal(size=(count, 20)), columns=names).assign(
+            churn_probability=score, event_timestamp=PLAN.train[-1])
+
+    for _ in range(30):
+        latest = customers(1000)
+        weights = weigh_uncontacted(random.random(1000) < 0.1, np.zeros(1000, dtype=bool),
+                                    latest["churn_probability"].to_numpy())
+        drawn = _reference(latest[weights.kept].assign(**{WEIGHT: weights.weight}))
+        assert len(drawn) == LEAST_REFERENCE_ROWS
+        assert not drawn.index.has_duplicates
+        report = assess_drift(drawn, customers(1000), contract, CHARTER.drift, dict.fromkeys(names, 0.05))
+        flagged += bool(report.flagged)
+    assert flagged <= 3
 
 
 def test_where_nobody_was_contacted_each_customer_of_the_latest_cut_stands_in_the_reference_once(tmp_path):
