@@ -209,8 +209,7 @@ def monthly_value(context: Context, candidate: Candidate) -> float:
 
 @task(name="register-winner", cache_policy=NO_CACHE)  # no retries: registering twice would make two versions
 def register_winner(
-    experiment: Experiment, candidate: Candidate, verdict: Decision, train_rows: pd.DataFrame,
-    test_rows: pd.DataFrame,
+    experiment: Experiment, candidate: Candidate, verdict: Decision, test_rows: pd.DataFrame
 ) -> Decision:
     """The verdict into ledger and run; what won becomes a version, then challenger."""
     context, run = experiment.context, experiment.run
@@ -218,7 +217,7 @@ def register_winner(
     with experiment.stages("register"):
         decision = register(
             run, candidate, verdict, engine=context.engine, charter=context.charter, contract=context.contract,
-            train=train_rows, test=test_rows, pins=export_pins(REPO) if verdict.verdict == "promote" else "",
+            test=test_rows, pins=export_pins(REPO) if verdict.verdict == "promote" else "",
             as_of=context.as_of, note=note,
             facts={"dataset_version": experiment.dataset.version, "monthly_value": monthly_value(context, candidate)},
         )

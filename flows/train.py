@@ -61,7 +61,7 @@ def _train(context: Context, config: TrainingConfig, hypothesis: str) -> Decisio
         evaluation = evaluate(experiment, candidate, test_rows)
         record_experiment(experiment, training_set, candidate, evaluation, train_rows, test_rows)
         verdict = judge_candidate(experiment, candidate, evaluation, test_rows)
-        decision = register_winner(experiment, candidate, verdict, train_rows, test_rows)
+        decision = register_winner(experiment, candidate, verdict, test_rows)
         judge_development(context, decision, evaluation.scores, subject=experiment.subject(decision))
         write_card(context.home, context.engine, experiment.run, experiment.card_name(decision))
     return decision

@@ -29,8 +29,8 @@ PIPELINE: Final = "pipeline.skops"
 
 
 def write_payload(
-    candidate: Candidate, folder: Path, *, contract: Contract, charter: Charter, train: pd.DataFrame,
-    test: pd.DataFrame, pins: str, facts: Mapping[str, Any],
+    candidate: Candidate, folder: Path, *, contract: Contract, charter: Charter, test: pd.DataFrame, pins: str,
+    facts: Mapping[str, Any],
 ) -> None:
     """Everything a release carries but the model version, which it does not have yet.
 
@@ -45,7 +45,7 @@ def write_payload(
     folder.mkdir(parents=True, exist_ok=True)
     skops.io.dump(candidate.pipeline, folder / PIPELINE)
     shipped = check_ships(candidate, folder / PIPELINE, test, contract)
-    reference = _reference(train)[contract.feature_names]
+    reference = _reference(test)[contract.feature_names]
     golden = test.sample(min(len(test), GOLDEN_ROWS), random_state=0)[contract.feature_names]
     # As a caller would send them: whole numbers where the contract says so.
     golden = golden.astype({column.name: "Int64" for column in contract.features if column.dtype == "int64"})
@@ -69,15 +69,16 @@ def _test_brier(candidate: Candidate, test: pd.DataFrame, contract: Contract) ->
     return refer(candidate.probability, test[contract.label].to_numpy(dtype=float), row_weights(test))
 
 
-def _reference(train: pd.DataFrame) -> pd.DataFrame:
-    """Rows of the latest training cut that stand for all its customers: what drift is compared with.
+def _reference(test: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the latest test cut that stand for all its customers: what drift is compared with.
 
+    Not of a training cut: a model is surer of rows it was fitted to, so the scores of others would look like drift.
     Where contacted customers were left out, the others are drawn by their weights: else each customer like them would
     later look like drift. The tests of drift take every row for another customer, so hardly anybody is drawn twice: at
     even steps of the added weights (Madow, Ann. Math. Statist. 20, 1949), and half as many as the weights are worth
     (Kish, Survey Sampling, 1965), but not too few for a check.
     """
-    latest = train[train["event_timestamp"] == train["event_timestamp"].max()]
+    latest = test[test["event_timestamp"] == test["event_timestamp"].max()]
     weight = row_weights(latest)
     drawn: pd.DataFrame
     if weight is None:

@@ -47,7 +47,7 @@ PAYLOAD: Final = "payload"
 
 def register(
     run: Run, candidate: Candidate, decision: Decision, *, engine: sa.Engine, charter: Charter, contract: Contract,
-    train: pd.DataFrame, test: pd.DataFrame, pins: str, as_of: datetime, facts: Mapping[str, Any], note: str = "",
+    test: pd.DataFrame, pins: str, as_of: datetime, facts: Mapping[str, Any], note: str = "",
 ) -> Decision:
     """Record a verdict; what won becomes a version, and `challenger` once the ledger says that it won.
 
@@ -70,8 +70,8 @@ def register(
         return said
     with TemporaryDirectory() as name, hold(run.home, LOCK):
         folder = Path(name)
-        write_payload(candidate, folder / PAYLOAD, contract=contract, charter=charter, train=train, test=test,
-                      pins=pins, facts={"run_id": run.run_id, "as_of": as_of.isoformat(), **facts})
+        write_payload(candidate, folder / PAYLOAD, contract=contract, charter=charter, test=test, pins=pins,
+                      facts={"run_id": run.run_id, "as_of": as_of.isoformat(), **facts})
         model_id, place = log_model(run, candidate, folder / "model")
         try:
             version = make_version(run, charter.name, model_id, place, note)

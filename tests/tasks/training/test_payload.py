@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +17,19 @@ from models.training.fit import split_rows
 from tasks.training.payload import LEAST_REFERENCE_ROWS, _reference, write_payload
 from tests.tasks.training.experiment import CHARTER, CONTRACT, PLAN, candidate, rows
 
+_, TEST = split_rows(rows(), PLAN)
 
-def reference(folder: Path, train: pd.DataFrame) -> pd.DataFrame:
-    _, test = split_rows(rows(), PLAN)
-    write_payload(candidate(), folder, contract=CONTRACT, charter=CHARTER, train=train, test=test, pins="", facts={})
+
+def reference(folder: Path, test: pd.DataFrame = TEST) -> pd.DataFrame:
+    model = replace(candidate(), probability=candidate().probability[test.index])
+    write_payload(model, folder, contract=CONTRACT, charter=CHARTER, test=test, pins="", facts={})
     return pd.read_parquet(folder / "reference.parquet")
 
 
 def test_the_reference_stands_for_the_contacted_who_were_left_out_of_training(tmp_path):
     """Of those silent for long all but one in five were contacted: drift must not be said to begin with them."""
-    train, _ = split_rows(rows(), PLAN)
-    latest = train[train["event_timestamp"] == PLAN.train[-1]]
-    long = latest["silent"] > 30
-    left = latest[~long | (np.arange(len(latest)) % 5 == 0)]
+    long = TEST["silent"] > 30
+    left = TEST[~long | (np.arange(len(TEST)) % 5 == 0)]
     weighed = left.assign(**{WEIGHT: np.where(left["silent"] > 30, 5.0, 1.0)})
     share = (weighed[WEIGHT] * (left["silent"] > 30)).sum() / weighed[WEIGHT].sum()
     found = reference(tmp_path / "weighed", weighed)
@@ -47,7 +48,7 @@ def test_a_reference_drawn_by_weights_does_not_look_like_drift_to_the_same_custo
     def customers(count: int) -> pd.DataFrame:
         score = random.beta(2, 5, count)
         return pd.DataFrame(random.normal(size=(count, 20)), columns=names).assign(
-            churn_probability=score, event_timestamp=PLAN.train[-1])
+            churn_probability=score, event_timestamp=PLAN.test[-1])
 
     for _ in range(30):
         latest = customers(1000)
@@ -61,23 +62,21 @@ def test_a_reference_drawn_by_weights_does_not_look_like_drift_to_the_same_custo
     assert flagged <= 3
 
 
-def test_where_nobody_was_contacted_each_customer_of_the_latest_cut_stands_in_the_reference_once(tmp_path):
-    train, _ = split_rows(rows(), PLAN)
-    found = reference(tmp_path / "plain", train)
-    latest = train.loc[train["event_timestamp"] == PLAN.train[-1], "silent"]
-    assert sorted(found["silent"]) == sorted(latest)
+def test_where_nobody_was_contacted_each_customer_of_the_test_cut_stands_in_the_reference_once(tmp_path):
+    """With the score of a model that has not seen them: of those it was fitted to it is surer, and others look new."""
+    found = reference(tmp_path / "plain")
+    assert sorted(found["silent"]) == sorted(TEST["silent"])
+    assert sorted(found["churn_probability"]) == pytest.approx(sorted(candidate().probability), abs=1e-12)
 
 
 def test_the_candidates_own_scores_say_of_whom_and_when(tmp_path):
-    reference(tmp_path, split_rows(rows(), PLAN)[0])
+    reference(tmp_path)
     found = pd.read_parquet(tmp_path / "scores.parquet")
     assert list(found.columns) == [CONTRACT.entity_key, "event_timestamp", "churn_probability"]
     assert not found.duplicated([CONTRACT.entity_key, "event_timestamp"]).any()
 
 
 def test_a_model_whose_compiled_scorer_answers_otherwise_is_not_registered(tmp_path, monkeypatch):
-    from dataclasses import replace
-
     from models.serving.compiled import compile_pipeline
 
     def off(pipeline, contract):
@@ -86,4 +85,4 @@ def test_a_model_whose_compiled_scorer_answers_otherwise_is_not_registered(tmp_p
 
     monkeypatch.setattr("tasks.training.payload.compile_pipeline", off)
     with pytest.raises(ReleaseError, match=r"compiled it scores up to 1e-09 away from its pipeline \(limit 1e-12\)"):
-        reference(tmp_path, split_rows(rows(), PLAN)[0])
+        reference(tmp_path)

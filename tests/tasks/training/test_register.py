@@ -19,7 +19,7 @@ from tasks.training.tracking import mlflow_client, training_run
 from tests.tasks.training.experiment import AS_OF, CHARTER, CONTRACT, LOSES, PLAN, WINS, candidate, rows
 
 pytestmark = pytest.mark.service
-TRAIN, TEST = split_rows(rows(), PLAN)
+_, TEST = split_rows(rows(), PLAN)
 
 
 class Stop(BaseException):
@@ -33,8 +33,8 @@ def engine(mlflow_home) -> sa.Engine:
 
 def registered(mlflow_home, engine, decision=WINS):
     with training_run(mlflow_home, CHARTER, name="train") as run:
-        said = register(run, candidate(), decision, engine=engine, charter=CHARTER, contract=CONTRACT, train=TRAIN,
-                        test=TEST, pins="numpy==2.0\n", as_of=AS_OF, note="why",
+        said = register(run, candidate(), decision, engine=engine, charter=CHARTER, contract=CONTRACT, test=TEST,
+                        pins="numpy==2.0\n", as_of=AS_OF, note="why",
                         facts={"dataset_version": "d1", "monthly_value": 5.0})
     return run, said
 
