@@ -106,7 +106,7 @@ def well(engine: sa.Engine, part: str, reason: str, opened: LedgerRow) -> Decisi
 
 def raise_alarm(engine: sa.Engine, decision: Decision, subject: str) -> Decision:
     """Write it down by its number, so that two watchdogs write one alarm."""
-    before = len(read_decisions(engine, gate=GATE, subject=subject, limit=10_000))
+    before = len(read_decisions(engine, gate=GATE, subject=subject, limit=None))
     record_decision(engine, decision, as_of=None, subject=subject,
                     decision_id=f"{GATE}-{subject}-{before}")
     return decision
