@@ -11,14 +11,14 @@ from prefect.runtime import flow_run
 
 from flows.context import Context, open_context
 from models.decision import Decision
-from models.errors import ConfigError, PipelineError, PlatformError
+from models.errors import ConfigError, PipelineError, PlatformError, describe
 from models.gates.drift import DriftReport
 from models.gates.retraining_check import GATE
 from models.gates.signals import Signal
 from tasks.clock import data_now
 from tasks.data.lake import stamp
 from tasks.monitoring.decide import decide_and_record, judge_quality
-from tasks.monitoring.events import DRIFT_EVENT, emit_retrain_event, event_of, one_line, open_retrain_decisions
+from tasks.monitoring.events import DRIFT_EVENT, emit_retrain_event, event_of, open_retrain_decisions
 from tasks.monitoring.heartbeats import beat, note_signals
 from tasks.monitoring.memory import previous_check
 from tasks.monitoring.monitor import measure_drift, publish_drift
@@ -29,6 +29,7 @@ from tasks.monitoring.waiting import due
 from tasks.monitoring.why_page import publish_alarm, publish_decision, publish_why
 from tasks.scoring.score import NO_CHAMPION_YET, Scored, awaits_first_champion, read_scored
 from tasks.state import record_decision
+from tasks.state_store import cause_of
 
 
 @flow(name="monitor")
@@ -98,7 +99,7 @@ def say_nothing_yet(context: Context) -> Decision:
     try:
         record_decision(context.engine, decision, as_of=context.as_of, flow_run_id=flow_run.id)
     except Exception as error:
-        fault = f"the verdict cannot be written to the ledger: {one_line(error)}"
+        fault = f"the verdict cannot be written to the ledger: {cause_of(error)}"
         publish_alarm(fault)
         raise PlatformError(fault) from error
     publish_decision(decision, context.as_of)
@@ -122,7 +123,7 @@ def follow_truth(context: Context) -> Truth:
 def find_drift(context: Context, scored: Scored | Exception) -> DriftReport:
     """What the champion sees against what it learnt; what cannot be compared is a problem."""
     if isinstance(scored, Exception):
-        return DriftReport((), 0, 0, str(scored) if isinstance(scored, PipelineError) else one_line(scored))
+        return DriftReport((), 0, 0, str(scored) if isinstance(scored, PipelineError) else describe(scored))
     return measure_drift(scored.payload, scored.current, context.charter.drift)
 
 

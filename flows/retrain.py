@@ -27,12 +27,12 @@ from flows.releasing import held_back
 from flows.train import train
 from flows.verdict import concept_changed_at, must_wait
 from models.decision import Decision
-from models.errors import PlatformError
+from models.errors import PlatformError, describe
 from models.gates.retraining_check import Evidence
 from models.training.fit import TrainingConfig
 from tasks.home import Home
 from tasks.locks import hold
-from tasks.monitoring.events import one_line, refusal
+from tasks.monitoring.events import refusal
 from tasks.monitoring.retrainings import ONE_AT_A_TIME, end_unfinished, reason_of_release
 from tasks.monitoring.why_page import publish_why
 from tasks.state import LedgerRow, accept_decision, acted_on, read_decision, record_decision
@@ -141,7 +141,7 @@ def _take_slot(stack: ExitStack, home: Home) -> str | None:
     except PlatformError:
         return f"another retraining is running in this home (waited {SLOT_SECONDS:.0f} s)"
     except Exception as error:  # fails closed: no limit, no server
-        return f"cannot make sure that no other one is running: {one_line(error)}"
+        return f"cannot make sure that no other one is running: {describe(error)}"
     return None
 
 
@@ -176,7 +176,7 @@ def _train_and_release(decision_id: str, config: TrainingConfig, context: Contex
     try:
         promotion = train(as_of=as_of, config=config, hypothesis=hypothesis)
     except BaseException as error:  # that of Prefect which ends a cancelled run is no Exception
-        _write_down(engine, as_of, decision_id, f"the retraining failed: {one_line(error)}", evidence={"failed": 1})
+        _write_down(engine, as_of, decision_id, f"the retraining failed: {describe(error)}", evidence={"failed": 1})
         raise
     version = promotion.evidence.get("model_version")
     ended: Evidence = {"promotion": promotion.verdict, "window": config.window,
@@ -199,7 +199,7 @@ def _release(decision_id: str, version: int, context: Context, ended: Evidence) 
     try:
         said = release(version=version, who="retrain", why=reason_of_release(decision_id), by_itself=True)
     except BaseException as error:
-        _write_down(engine, as_of, decision_id, f"retrained, but version {version} was not released: {one_line(error)}",
+        _write_down(engine, as_of, decision_id, f"retrained, but version {version} was not released: {describe(error)}",
                     evidence=ended)
         raise
     _write_down(engine, as_of, decision_id, f"retrained, version {version}: {said.verdict}: {said.reason}", "done",

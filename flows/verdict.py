@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from flows.context import Context
 from models.contract import Contract
 from models.decision import Decision
-from models.errors import PipelineError
+from models.errors import PipelineError, describe
 from models.evaluation.result import Evaluation
 from models.evaluation.segments import segment_levels
 from models.gates.floors import HeldOut, scoring_ms
@@ -25,7 +25,7 @@ from models.training.contacts import contacted_left_out, row_weights
 from models.training.fit import Candidate, TrainingConfig
 from tasks.clock import as_utc
 from tasks.features.snapshots import first_event
-from tasks.monitoring.events import LOOK_BACK, one_line
+from tasks.monitoring.events import LOOK_BACK
 from tasks.release import rollouts
 from tasks.scoring.score import champion_probability
 from tasks.state import LedgerRow, read_decisions
@@ -123,7 +123,7 @@ def _champion(context: Context, test: pd.DataFrame) -> tuple[np.ndarray | None, 
     try:
         return champion_probability(test, context.contract, home=context.home, engine=context.engine), None
     except PipelineError as error:  # a release that cannot be read is an answer: nothing can be compared
-        return None, one_line(error)
+        return None, describe(error)
 
 
 def _with_context(

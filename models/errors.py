@@ -14,8 +14,13 @@ answer (`models.decision.Decision`).
 from __future__ import annotations
 
 import difflib
+import os
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Final
+
+STDLIB: Final = Path(os.__file__).parent
 
 
 class PipelineError(Exception):
@@ -39,20 +44,23 @@ class ReleaseError(PipelineError):
 
 
 def place_of(error: BaseException) -> str:
-    """File and line an error came from: enough to find it, and none of its values."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace else "?"
+    """File and line an error came from, in our code if any of it was on the way: to find it, and none of its values."""
+    ways = [(Path(frame.f_code.co_filename), line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    ours = [way for way in ways if way[0].suffix == ".py" and "site-packages" not in way[0].parts
+            and not way[0].is_relative_to(STDLIB)]
+    path, line = (ours or ways or [(Path("?"), 0)])[-1]
+    return f"{path.name}:{line}" if ways else "?"
 
 
-def describe(error: Exception) -> str:
-    """An error for the ledger and the log: our own with its message, of others type and place.
+def describe(error: BaseException) -> str:
+    """An error for ledger, artifacts, notifications and log: its kind, and what it says where that can be told.
 
-    What pandas, Polars or DuckDB say may quote a customer's value, and the ledger is not erased.
+    Our own say no customer's value, and those of files and imports name a file or a module: these with their first
+    line. What pandas, Polars, DuckDB or a database say may quote a value (`could not convert string to float: ...`): of
+    these the place.
     """
-    said = f": {error}".partition("\n")[0][:300] if isinstance(error, PipelineError) else f" at {place_of(error)}"
-    return f"{type(error).__name__}{said}"
+    told = isinstance(error, PipelineError | OSError | ImportError)
+    return f"{type(error).__name__}" + (f": {error}".partition("\n")[0][:300] if told else f" at {place_of(error)}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from models.errors import ConfigError, PlatformError
+from models.errors import ConfigError, PlatformError, describe
 from models.serving.features_online import shown
 from tasks.home import Home
 
@@ -55,12 +55,17 @@ def open_store(url: str, metadata: sa.MetaData) -> sa.Engine:
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(SETTING_UP)))
                 _make(connection, metadata)
     except (sa.exc.DatabaseError, OSError) as error:
-        cause = str(error.orig) if isinstance(error, sa.exc.DatabaseError) else str(error)
         place = engine.url.database if sqlite else shown(url)
         way_on = ("Restore the file from a backup, or set CHURN_HOME to another folder" if sqlite else
                   "Start the server, or mend CHURN_STATE_URL")
-        raise PlatformError(f"cannot use our state at {place}: {cause.strip().splitlines()[0]}. {way_on}") from error
+        raise PlatformError(f"cannot use our state at {place}: {cause_of(error)}. {way_on}") from error
     return engine
+
+
+def cause_of(error: Exception) -> str:
+    """Why our state could not be read or written, in the database's words: what we keep there is no customer's."""
+    said = str(error.orig).strip() if isinstance(error, sa.exc.DatabaseError) else describe(error)
+    return said.partition("\n")[0]
 
 
 def _make_sqlite(engine: sa.Engine, path: Path, metadata: sa.MetaData) -> None:

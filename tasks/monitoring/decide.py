@@ -24,9 +24,9 @@ from models.limits import DriftPolicy
 from tasks.data.quality import read_scorecards
 from tasks.home import Home
 from tasks.monitoring.alarms import latest, unanswered
-from tasks.monitoring.events import one_line
 from tasks.monitoring.memory import Labelled, recall
 from tasks.state import last_load, record_decision
+from tasks.state_store import cause_of
 
 
 @task(name="decide", cache_policy=NO_CACHE)
@@ -64,7 +64,7 @@ def decide_and_record(
     try:
         record_decision(engine, decision, as_of=as_of, subject=release_id, flow_run_id=flow_run.id)
     except Exception as error:  # the alarm must reach somebody all the same
-        fault = f"the verdict cannot be written to the ledger: {one_line(error)}"
+        fault = f"the verdict cannot be written to the ledger: {cause_of(error)}"
         get_run_logger().error("%s; it was: %s: %s", fault, decision.verdict, decision.reason)
         return _unwritten(decision, fault, charter), fault
     return decision, None

@@ -34,7 +34,7 @@ from tasks.state import LedgerRow, read_decisions
 from tasks.tables import USED_DECISIONS
 
 __all__ = ["ALARM_EVENT", "DRIFT_EVENT", "EVENTS", "PERFORMANCE_EVENT", "PROMOTED_EVENT", "REJECTED_EVENT",
-           "ROLLED_BACK_EVENT", "emit", "emit_retrain_event", "event_of", "model_resource", "one_line",
+           "ROLLED_BACK_EVENT", "emit", "emit_retrain_event", "event_of", "model_resource",
            "open_retrain_decisions", "refusal", "send_events"]
 LOOK_BACK = 1_000  # ledger rows read: years of checks
 
@@ -105,8 +105,3 @@ def _answered(row: LedgerRow, as_of: datetime, engine: sa.Engine, policy: DriftP
     if begun is not None or (last is not None and as_of <= last):
         return f"a retraining was begun after it (at {begun or last:%Y-%m-%d})"
     return no_room(rows, last, policy, now)
-
-
-def one_line(error: BaseException) -> str:
-    """The error's kind and its first line, at most 200 characters."""
-    return f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0][:200]}"

@@ -11,12 +11,12 @@ from datetime import date, datetime
 import sqlalchemy as sa
 
 from models.charter import Charter
-from models.errors import PlatformError
+from models.errors import PlatformError, describe
 from models.gates.retraining import checks_apart, drift_began
 from models.gates.retraining_check import GATE, Past
 from tasks.clock import data_now
 from tasks.home import Home
-from tasks.monitoring.events import LOOK_BACK, one_line
+from tasks.monitoring.events import LOOK_BACK
 from tasks.monitoring.outcomes import in_vain, outcomes
 from tasks.monitoring.retrainings import (
     begun_in_month,
@@ -80,7 +80,7 @@ def recall(
         )
         return Memory(tuple(earlier for _, earlier in flags[1:]), last, len(begun), past)
     except Exception as error:
-        return Memory(past=Past(fault=one_line(error)))
+        return Memory(past=Past(fault=describe(error)))
 
 
 def _known(rows: Sequence[LedgerRow], now: datetime, latest: datetime) -> list[LedgerRow]:

@@ -15,9 +15,9 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from models.decision import Decision
+from models.errors import describe
 from models.gates.drift import PREDICTION, ColumnDrift, DriftReport, assess_drift
 from models.limits import DriftPolicy
-from tasks.monitoring.events import one_line
 from tasks.monitoring.release_files import read_reference, read_release
 
 HEADER: Final = ["column", "test", "p", "PSI", "missing", "new levels", "importance", "verdict"]
@@ -39,7 +39,7 @@ def measure_drift(payload: Path, current: pd.DataFrame, policy: DriftPolicy) -> 
         return assess_drift(read_reference(payload), current, contract, policy, importance)
     except Exception as error:  # the gate fails closed: a crashed check is an alarm
         get_run_logger().exception("the drift check crashed")
-        return DriftReport((), len(current), 0, f"the check crashed: {one_line(error)}")
+        return DriftReport((), len(current), 0, f"the check crashed: {describe(error)}")
 
 
 @task(name="publish-drift", cache_policy=NO_CACHE)

@@ -13,10 +13,10 @@ from prefect import get_run_logger
 
 from models.charter import Charter
 from models.contract import Contract
+from models.errors import describe
 from models.gates.signals import Name, Signal
 from tasks.home import Home
 from tasks.monitoring.concept import watch_concept
-from tasks.monitoring.events import one_line
 from tasks.monitoring.memory import Labelled
 from tasks.monitoring.truth import TruthReport, cohorts_until, follow_truth
 
@@ -39,7 +39,7 @@ def guarded(name: Name, look: Callable[[], Signal]) -> Signal:
         return signal
     except Exception as error:
         get_run_logger().exception("the %s check crashed", name)
-        return Signal(name, "broken", f"the {name} check crashed: {one_line(error)}")
+        return Signal(name, "broken", f"the {name} check crashed: {describe(error)}")
 
 
 def follow(
@@ -50,7 +50,7 @@ def follow(
         report = follow_truth(home, engine, charter, contract, as_of=as_of, memory_limit=memory_limit)
     except Exception as error:
         get_run_logger().exception("the truth cannot be followed")
-        fault = f"the truth cannot be followed: {one_line(error)}"
+        fault = f"the truth cannot be followed: {describe(error)}"
         return Truth(None, Signal("labels", "broken", fault), Signal("performance", "broken", fault))
     return Truth(report, guarded("labels", lambda: report.labels), guarded("performance", lambda: report.performance))
 

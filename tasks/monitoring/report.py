@@ -17,10 +17,10 @@ import pandas as pd
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
+from models.errors import describe
 from models.gates.drift import PREDICTION, ColumnDrift, DriftReport
 from models.limits import DriftPolicy
 from tasks.home import Home
-from tasks.monitoring.events import one_line
 from tasks.monitoring.release_files import read_reference, read_release
 from tasks.monitoring.report_sample import REPORT_ROWS, drawable
 from tasks.monitoring.report_sections import heading, missingness, performance, verdict
@@ -64,7 +64,7 @@ def draw_report(
     except Exception as error:  # the gate fails closed: no report is an alarm, not a detail
         get_run_logger().exception("the drift report failed")
         to.unlink(missing_ok=True)
-        return f"the report failed: {one_line(error)}"
+        return f"the report failed: {describe(error)}"
     return None
 
 

@@ -16,9 +16,9 @@ from prefect.cache_policies import NO_CACHE
 from models.card.document import Banner, Block, Bullets, Document, Picture, Section, Table, Text, to_html
 from models.charter import Charter
 from models.decision import Decision
+from models.errors import describe
 from tasks.figures import new_figure
 from tasks.home import Home
-from tasks.monitoring.events import one_line
 from tasks.monitoring.why import Check, read_checks
 
 PAGE: Final = "why-retrain.html"
@@ -142,7 +142,7 @@ def publish_why(engine: sa.Engine, charter: Charter, home: Home) -> None:
     except Exception as error:
         get_run_logger().exception("the page of retraining decisions cannot be written")
         (home.reports / PAGE).unlink(missing_ok=True)
-        create_markdown_artifact(f"There is no page: {one_line(error)}", key="why-retrain",
+        create_markdown_artifact(f"There is no page: {describe(error)}", key="why-retrain",
                                  description="why did it retrain, or not: cannot be said")
 
 
