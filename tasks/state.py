@@ -167,7 +167,8 @@ def read_clock(engine: sa.Engine) -> datetime | None:
 
 
 def set_clock(engine: sa.Engine, as_of: datetime) -> None:
-    """Move the simulated date."""
+    """Move the simulated date; of two that move it at once the later one counts."""
+    to = {"as_of": as_of.isoformat()}
     with engine.begin() as connection:
-        connection.execute(CLOCK.delete().where(CLOCK.c.name == "platform"))
-        connection.execute(CLOCK.insert().values(name="platform", as_of=as_of.isoformat()))
+        if connection.execute(CLOCK.update().where(CLOCK.c.name == "platform").values(to)).rowcount == 0:
+            connection.execute(CLOCK.insert().values(name="platform", **to))
