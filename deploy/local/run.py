@@ -9,6 +9,7 @@ import importlib
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 
 from deploy.local.command import command, keep_quiet
@@ -126,7 +127,9 @@ def warming_up() -> Iterator[Callable[[], None]]:
             for name in HEAVY:
                 if stop.is_set():
                     return
-                importlib.import_module(name)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # Feast turns deprecations on for whatever is imported after it
+                    importlib.import_module(name)
         finally:
             idle.set()
 
