@@ -99,23 +99,30 @@ def assess_drift(
     contract: Contract,
     policy: DriftPolicy,
     importance: Mapping[str, float],
+    *,
+    worth: float | None = None,
 ) -> DriftReport:
     """Compare every feature of the contract and the prediction, reference against current.
 
     Args:
-        reference: what the release learnt from: the contract's features and `churn_probability`.
+        reference: what the release was judged on: the contract's features and `churn_probability`.
         current: what it scores now, same columns; no column may be missing.
         importance: feature -> share of the model's importance, summing to 1.
+        worth: how many rows the reference is worth where some stand in it for others; None: all it has. Tests that
+            took copies for other customers would be too sure (Kish, Survey Sampling, 1965).
     """
-    for side, rows in (("current", len(current)), ("reference", len(reference))):
-        if rows < policy.least_rows:
-            return DriftReport((), len(current), len(reference), f"{rows:,} {side} rows, needs {policy.least_rows:,}")
+    known = len(reference) if worth is None else worth
+    for side, rows in (("current", len(current)), ("reference", known)):
+        if not rows >= policy.least_rows:  # a NaN is none
+            few = f"{rows:,.0f} {side} rows, needs {policy.least_rows:,}"
+            return DriftReport((), len(current), len(reference), few)
     fault = _importance_fault(importance)
     if fault:
         return DriftReport((), len(current), len(reference), fault)
     numeric = {*contract.numeric, PREDICTION}
     measured = [
-        _Measured.of(name, reference, current, name in numeric, 1.0 if name == PREDICTION else importance.get(name))
+        _Measured.of(name, reference, current, name in numeric, 1.0 if name == PREDICTION else importance.get(name),
+                     min(known / len(reference), 1.0))
         for name in [*contract.feature_names, PREDICTION]
     ]
     growing = {feature.name for feature in contract.features if feature.ages}
@@ -161,7 +168,8 @@ class _Measured:
 
     @staticmethod
     def of(
-        name: str, reference: pd.DataFrame, current: pd.DataFrame, numeric: bool, importance: float | None
+        name: str, reference: pd.DataFrame, current: pd.DataFrame, numeric: bool, importance: float | None,
+        worth: float,
     ) -> _Measured:
         blank = ColumnDrift(name, "none", 1.0, 0.0, 0.0, 0.0, importance)
         for side, frame in (("current", current), ("reference", reference)):
@@ -174,13 +182,14 @@ class _Measured:
             return _Measured(replace(blank, problem=f"changed type: {now}"))
         missing = (len(reference) - len(was), len(reference), len(current) - len(now), len(current))
         blank = replace(blank, missing_change=missing[2] / missing[3] - missing[0] / missing[1])
-        missing_p = missing_p_value(*missing)
+        missing_p = missing_p_value(round(missing[0] * worth), round(missing[1] * worth), *missing[2:])
         if not len(was) or not len(now):
             return _Measured(replace(blank, p_value=missing_p), missing_p=missing_p)
         few = not numeric or len(pd.unique(was)) <= BINS
-        cells = count_levels(was, now) if few else bin_numbers(was, now)
-        values_p = chi2_p_value(*cells) if few else ks_p_value(was, now)
-        unseen_p = unseen_p_value(was, now) if few else 1.0
+        counts = count_levels(was, now) if few else bin_numbers(was, now)
+        cells = counts[0] * worth, counts[1]
+        values_p = chi2_p_value(*cells) if few else ks_p_value(was, now, worth=worth)
+        unseen_p = unseen_p_value(was, now, worth=worth) if few else 1.0
         if unseen_p < 1:  # two tests of the values: Bonferroni once more
             values_p = min(1.0, 2 * min(values_p, unseen_p))
         values_p, missing_p = min(1.0, 2 * values_p), min(1.0, 2 * missing_p)  # two tests: Bonferroni

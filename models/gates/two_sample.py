@@ -97,40 +97,45 @@ def count_levels(reference: Values, current: Values) -> tuple[Counts, Counts]:
     return cells[0][used], cells[1][used]
 
 
-def unseen_p_value(reference: Values, current: Values) -> float:
+def unseen_p_value(reference: Values, current: Values, *, worth: float = 1.0) -> float:
     """Are there more new levels than a category of many rare levels always has? 1.0 where there are no more.
 
     Pooled, rare levels that were all exchanged for others look like the same pool. What a fresh row has by chance
     of being at a level unseen is the reference's share of levels seen once (Good, The Population Frequencies of
-    Species, Biometrika 40, 1953). Each new level counts once, since the rows of one come together.
+    Species, Biometrika 40, 1953). Each new level counts once, since the rows of one come together. Where rows stand
+    for others (`worth`), a level is seen once though its row is there as often as these are.
     """
     levels, counts = np.unique(pd.factorize(reference)[0], return_counts=True)
     fresh = pd.unique(current)
     new = int(np.sum(~pd.Index(fresh).isin(pd.unique(reference))))
-    once = int(np.sum(counts == 1)) if len(levels) else 0
-    if new * len(reference) <= once * len(current):
+    once, rows = int(np.sum(counts * worth <= 1)) if len(levels) else 0, round(len(reference) * worth)
+    if new * rows <= once * len(current):
         return 1.0
-    return missing_p_value(once, len(reference), new, len(current))
+    return missing_p_value(min(once, rows), rows, new, len(current))
 
 
-def ks_p_value(reference: Values, current: Values) -> float:
+def ks_p_value(reference: Values, current: Values, *, worth: float = 1.0) -> float:
     """Two-sample Kolmogorov-Smirnov: exact where a side has few rows, else the asymptotic law.
 
     Of one row against many the asymptotic law is sure (0), against one it knows nothing (NaN). Beside few rows the
     longer side is thinned to `MOST_EXACT` of its quantiles, which moves the statistic by less than 1 / `MOST_EXACT`.
+    So is a reference that is worth fewer rows than it has, to as many quantiles.
     """
+    if worth < 1:
+        reference = _thinned(reference, max(1, round(len(reference) * worth)))
     if min(len(reference), len(current)) >= FEW_ROWS:
         return float(stats.ks_2samp(reference, current, method="asymp").pvalue)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of counts too large for a float it takes the asymptotic law
-        p_value = float(stats.ks_2samp(_thinned(reference), _thinned(current), method="exact").pvalue)
+        sides = _thinned(reference, MOST_EXACT), _thinned(current, MOST_EXACT)
+        p_value = float(stats.ks_2samp(*sides, method="exact").pvalue)
     return p_value if np.isfinite(p_value) else 1.0
 
 
-def _thinned(values: Values) -> Values:
-    if len(values) <= MOST_EXACT:
+def _thinned(values: Values, to: int) -> Values:
+    if len(values) <= to:
         return values
-    return np.quantile(values, (np.arange(MOST_EXACT) + 0.5) / MOST_EXACT, method="inverted_cdf")
+    return np.quantile(values, (np.arange(to) + 0.5) / to, method="inverted_cdf")
 
 
 def chi2_p_value(reference: Counts, current: Counts) -> float:

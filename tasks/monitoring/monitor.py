@@ -18,7 +18,7 @@ from models.decision import Decision
 from models.errors import describe
 from models.gates.drift import PREDICTION, ColumnDrift, DriftReport, assess_drift
 from models.limits import DriftPolicy
-from tasks.monitoring.release_files import read_reference, read_release
+from tasks.monitoring.release_files import read_reference, read_release, reference_worth
 
 HEADER: Final = ["column", "test", "p", "PSI", "missing", "new levels", "importance", "verdict"]
 
@@ -36,7 +36,8 @@ def measure_drift(payload: Path, current: pd.DataFrame, policy: DriftPolicy) -> 
     """
     try:
         contract, importance = read_release(payload)
-        return assess_drift(read_reference(payload), current, contract, policy, importance)
+        return assess_drift(read_reference(payload), current, contract, policy, importance,
+                            worth=reference_worth(payload))
     except Exception as error:  # the gate fails closed: a crashed check is an alarm
         get_run_logger().exception("the drift check crashed")
         return DriftReport((), len(current), 0, f"the check crashed: {describe(error)}")

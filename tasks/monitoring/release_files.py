@@ -16,6 +16,12 @@ def read_release(payload: Path) -> tuple[Contract, dict[str, float]]:
     return contract, json.loads((payload / "release.json").read_text(encoding="utf-8"))["importance"]
 
 
+def reference_worth(payload: Path) -> float | None:
+    """How many rows the reference is worth, where some stand in it for others; None: all it has."""
+    worth = json.loads((payload / "release.json").read_text(encoding="utf-8")).get("reference_worth")
+    return None if worth is None else float(worth)
+
+
 def read_reference(payload: Path) -> pd.DataFrame:
-    """The rows a release learnt from, a sample: features and `churn_probability`."""
+    """The rows a release was judged on, a sample: features and `churn_probability`."""
     return pd.read_parquet(payload / "reference.parquet")

@@ -21,7 +21,6 @@ from models.training.contacts import row_weights
 from models.training.fit import Candidate
 
 REFERENCE_ROWS: Final = 5000
-LEAST_REFERENCE_ROWS: Final = 500  # that many of a small training set stand in it, some of them twice
 GOLDEN_ROWS: Final = 50
 COMPILED_ROWS: Final = 2000
 COMPILED_TOLERANCE: Final = 1e-12
@@ -45,7 +44,8 @@ def write_payload(
     folder.mkdir(parents=True, exist_ok=True)
     skops.io.dump(candidate.pipeline, folder / PIPELINE)
     shipped = check_ships(candidate, folder / PIPELINE, test, contract)
-    reference = _reference(test)[contract.feature_names]
+    drawn, worth = draw_reference(test)
+    reference = drawn[contract.feature_names]
     golden = test.sample(min(len(test), GOLDEN_ROWS), random_state=0)[contract.feature_names]
     # As a caller would send them: whole numbers where the contract says so.
     golden = golden.astype({column.name: "Int64" for column in contract.features if column.dtype == "int64"})
@@ -56,7 +56,8 @@ def write_payload(
         **facts, "fingerprint": contract.fingerprint, "feature_service": contract.service_name,
         "feature_view": contract.view_name, "estimator": candidate.estimator, "threshold": candidate.threshold,
         "auc": candidate.metrics.auc, "baseline_auc": candidate.baseline_auc, "holdout_salt": charter.name,
-        "importance": dict(candidate.importance), "test_brier": asdict(_test_brier(candidate, test, contract)),
+        "importance": dict(candidate.importance), "reference_worth": worth,
+        "test_brier": asdict(_test_brier(candidate, test, contract)),
     }, indent=1), encoding="utf-8")
     reference.assign(churn_probability=predict(shipped, reference, contract)).to_parquet(folder / "reference.parquet")
     golden.assign(expected_probability=predict(shipped, golden, contract)).to_parquet(folder / "golden.parquet")
@@ -69,29 +70,25 @@ def _test_brier(candidate: Candidate, test: pd.DataFrame, contract: Contract) ->
     return refer(candidate.probability, test[contract.label].to_numpy(dtype=float), row_weights(test))
 
 
-def _reference(test: pd.DataFrame) -> pd.DataFrame:
-    """Rows of the latest test cut that stand for all its customers: what drift is compared with.
+def draw_reference(test: pd.DataFrame) -> tuple[pd.DataFrame, float]:
+    """Rows of the latest test cut that stand for all its customers, and how many rows they are worth.
 
-    Not of a training cut: a model is surer of rows it was fitted to, so the scores of others would look like drift.
-    Where contacted customers were left out, the others are drawn by their weights: else each customer like them would
-    later look like drift. The tests of drift take every row for another customer, so hardly anybody is drawn twice: at
-    even steps of the added weights (Madow, Ann. Math. Statist. 20, 1949), and half as many as the weights are worth
-    (Kish, Survey Sampling, 1965), but not too few for a check.
+    What drift is compared with. Not of a training cut: a model is surer of rows it was fitted to, so the scores of
+    others would look like drift. Where contacted customers were left out, the others are drawn by their weights, some
+    more than once: else each customer like those would later look like drift. At even steps of the added weights
+    (Madow, Ann. Math. Statist. 20, 1949). What rows with copies among them are worth: Kish, Survey Sampling, 1965.
     """
     latest = test[test["event_timestamp"] == test["event_timestamp"].max()]
-    weight = row_weights(latest)
-    drawn: pd.DataFrame
+    weight, count = row_weights(latest), min(len(latest), REFERENCE_ROWS)
     if weight is None:
-        drawn = latest.sample(min(len(latest), REFERENCE_ROWS), random_state=0)
-        return drawn
-    worth = int(weight.sum() ** 2 / (2 * (weight**2).sum()))
-    count = min(max(worth, LEAST_REFERENCE_ROWS), len(latest), REFERENCE_ROWS)
+        return latest.sample(count, random_state=0), float(count)
     random = np.random.default_rng(0)
     order = random.permutation(len(latest))
     added = np.cumsum(weight[order])
     at = np.searchsorted(added, (np.arange(count) + random.random()) * added[-1] / count)
-    drawn = latest.iloc[order[np.minimum(at, len(order) - 1)]]
-    return drawn
+    places = order[np.minimum(at, len(order) - 1)]
+    times = np.bincount(places)
+    return latest.iloc[places], float(round(count**2 / (times**2).sum(), 1))
 
 
 def check_ships(candidate: Candidate, path: Path, test: pd.DataFrame, contract: Contract) -> Any:

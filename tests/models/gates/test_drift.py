@@ -192,6 +192,32 @@ def test_too_small_a_reference_is_a_problem() -> None:
     assert report.problem == "199 reference rows, needs 200"
 
 
+@pytest.mark.parametrize(("worth", "said"), [(199.0, "199"), (0.0, "0"), (float("nan"), "nan")])
+def test_a_reference_that_is_worth_too_few_rows_is_a_problem(worth: float, said: str) -> None:
+    contract, random = contract_of(), np.random.default_rng(6)
+    sides = rows_of(contract, 1000, random), rows_of(contract, 1000, random)
+    assert assess_drift(*sides, contract, POLICY, {}, worth=worth).problem == f"{said} reference rows, needs 200"
+
+
+def test_a_reference_whose_rows_stand_twice_is_worth_half_of_them() -> None:
+    """Taken for as many customers, copies make every test too sure: of quiet checks a third flag."""
+    contract, random = contract_of(6, 3), np.random.default_rng(5)
+    flags = []
+    for _ in range(60):
+        reference, current = pd.concat([rows_of(contract, 500, random)] * 2), rows_of(contract, 2000, random)
+        flags.append([bool(assess_drift(reference, current, contract, POLICY, {}, worth=worth).flagged)
+                      for worth in (500, None)])
+    as_half, as_all = np.mean(flags, axis=0)
+    assert (as_half <= 0.1, as_all >= 0.2) == (True, True), (as_half, as_all)
+
+
+def test_a_reference_worth_half_of_its_rows_still_shows_what_moved() -> None:
+    contract, random = contract_of(), np.random.default_rng(4)
+    reference, current = pd.concat([rows_of(contract, 1000, random)] * 2), rows_of(contract, 2000, random)
+    moved = current.assign(n0=current["n0"] + 0.3)
+    assert [one.name for one in assess_drift(reference, moved, contract, POLICY, {}, worth=1000).flagged] == ["n0"]
+
+
 def test_a_moved_column_the_model_does_not_lean_on_is_harmless_and_said_to_be() -> None:
     report = assess(lambda frame: frame.__setitem__("n0", frame["n0"] + 1), n0=0.004)
     assert ([one.name for one in report.flagged], report.mattering) == (["n0"], ())

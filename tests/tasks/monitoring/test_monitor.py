@@ -58,6 +58,12 @@ def test_a_release_without_what_the_check_needs_cannot_be_judged(payload: Path, 
     assert "the check crashed: FileNotFoundError" in (measure_drift.fn(payload, rows(), POLICY).problem or "")
 
 
+def test_a_reference_that_is_worth_fewer_rows_than_it_has_is_taken_for_so_many(payload: Path) -> None:
+    said = json.loads((payload / "release.json").read_text())
+    (payload / "release.json").write_text(json.dumps({**said, "reference_worth": 150.5}))
+    assert measure_drift.fn(payload, rows(), POLICY).problem == "150 reference rows, needs 200"
+
+
 def test_the_table_names_every_column_with_the_moved_ones_first(payload: Path) -> None:
     report = measure_drift.fn(payload, rows().assign(gaps=9.0, colour="violet"), POLICY)
     lines = drift_table(Decision("drift", "harmless", "1 of the last 3 checks flagged"), report).splitlines()

@@ -14,7 +14,7 @@ from models.errors import ReleaseError
 from models.gates.drift import assess_drift
 from models.training.contacts import WEIGHT, weigh_uncontacted
 from models.training.fit import split_rows
-from tasks.training.payload import LEAST_REFERENCE_ROWS, _reference, write_payload
+from tasks.training.payload import draw_reference, write_payload
 from tests.tasks.training.experiment import CHARTER, CONTRACT, PLAN, candidate, rows
 
 _, TEST = split_rows(rows(), PLAN)
@@ -39,7 +39,7 @@ def test_the_reference_stands_for_the_contacted_who_were_left_out_of_training(tm
 
 
 def test_a_reference_drawn_by_weights_does_not_look_like_drift_to_the_same_customers():
-    """Drawn with replacement a third of its rows were copies of others: a quarter of the quiet checks flagged."""
+    """A third of its rows are copies of others: taken for other customers, a quarter of the quiet checks flagged."""
     random, flagged = np.random.default_rng(3), 0
     names = [f"n{place}" for place in range(20)]
     contract = Contract("id", "left", (), tuple(Column(name, "float64", "numeric", "1", "a number") for name in names),
@@ -51,13 +51,13 @@ def test_a_reference_drawn_by_weights_does_not_look_like_drift_to_the_same_custo
             churn_probability=score, event_timestamp=PLAN.test[-1])
 
     for _ in range(30):
-        latest = customers(1000)
-        weights = weigh_uncontacted(random.random(1000) < 0.1, np.zeros(1000, dtype=bool),
-                                    latest["churn_probability"].to_numpy())
-        drawn = _reference(latest[weights.kept].assign(**{WEIGHT: weights.weight}))
-        assert len(drawn) == LEAST_REFERENCE_ROWS
-        assert not drawn.index.has_duplicates
-        report = assess_drift(drawn, customers(1000), contract, CHARTER.drift, dict.fromkeys(names, 0.05))
+        latest = customers(2000)
+        score, holdout = latest["churn_probability"].to_numpy(), random.random(2000) < 0.1
+        weights = weigh_uncontacted((score > np.quantile(score, 0.9)) & ~holdout, holdout, score)
+        drawn, worth = draw_reference(latest[weights.kept].assign(**{WEIGHT: weights.weight}))
+        assert 0.3 * len(drawn) < worth < len(drawn) == weights.kept.sum()
+        report = assess_drift(drawn, customers(2000), contract, CHARTER.drift, dict.fromkeys(names, 0.05), worth=worth)
+        assert report.problem is None
         flagged += bool(report.flagged)
     assert flagged <= 3
 
