@@ -111,10 +111,10 @@ def assess_drift(
         worth: how many rows the reference is worth where some stand in it for others; None: all it has. Tests that
             took copies for other customers would be too sure (Kish, Survey Sampling, 1965).
     """
-    known = len(reference) if worth is None else worth
+    known = len(reference) if worth is None else min(worth, len(reference))
     for side, rows in (("current", len(current)), ("reference", known)):
         if not rows >= policy.least_rows:  # a NaN is none
-            few = f"{rows:,.0f} {side} rows, needs {policy.least_rows:,}"
+            few = f"{rows:,.10g} {side} rows, needs {policy.least_rows:,}"
             return DriftReport((), len(current), len(reference), few)
     fault = _importance_fault(importance)
     if fault:
@@ -122,7 +122,7 @@ def assess_drift(
     numeric = {*contract.numeric, PREDICTION}
     measured = [
         _Measured.of(name, reference, current, name in numeric, 1.0 if name == PREDICTION else importance.get(name),
-                     min(known / len(reference), 1.0))
+                     known / len(reference))
         for name in [*contract.feature_names, PREDICTION]
     ]
     growing = {feature.name for feature in contract.features if feature.ages}

@@ -192,7 +192,14 @@ def test_too_small_a_reference_is_a_problem() -> None:
     assert report.problem == "199 reference rows, needs 200"
 
 
-@pytest.mark.parametrize(("worth", "said"), [(199.0, "199"), (0.0, "0"), (float("nan"), "nan")])
+def test_a_small_reference_is_worth_no_more_rows_than_it_has() -> None:
+    contract, random = contract_of(), np.random.default_rng(6)
+    sides = rows_of(contract, 150, random), rows_of(contract, 1000, random)
+    assert assess_drift(*sides, contract, POLICY, {}, worth=5000).problem == "150 reference rows, needs 200"
+    assert "0 reference rows" in str(assess_drift(sides[0].head(0), sides[1], contract, POLICY, {}, worth=5000).problem)
+
+
+@pytest.mark.parametrize(("worth", "said"), [(199.6, "199.6"), (0.0, "0"), (-1.0, "-1"), (float("nan"), "nan")])
 def test_a_reference_that_is_worth_too_few_rows_is_a_problem(worth: float, said: str) -> None:
     contract, random = contract_of(), np.random.default_rng(6)
     sides = rows_of(contract, 1000, random), rows_of(contract, 1000, random)
