@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from prefect.logging import disable_run_logger
 
 from models.decision import Decision
 from models.gates.quality import Measure, Score, Scorecard
@@ -23,18 +22,14 @@ from tasks.state import now, open_state, read_decisions, record_decision
 from tasks.tables import DECISIONS, LOADS
 from tests.decision_world import CHARTER, MOVED, STILL, check, decided, model, month, retrained
 
+pytestmark = pytest.mark.usefixtures("no_run_logger")
+
 
 @pytest.fixture
 def engine(state_url: str) -> Iterator[sa.Engine]:
     engine = open_state.__wrapped__(state_url)
     yield engine
     engine.dispose()
-
-
-@pytest.fixture(autouse=True)
-def _no_run_logger() -> Iterator[None]:
-    with disable_run_logger():
-        yield
 
 
 def test_the_verdict_stands_in_the_ledger_with_what_it_rests_on(engine: sa.Engine) -> None:

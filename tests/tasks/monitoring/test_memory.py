@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from prefect.logging import disable_run_logger
 
 from models.decision import Decision
 from models.gates.drift import DriftReport
@@ -26,6 +25,8 @@ from tasks.state import now, open_state, read_decisions, record_decision, set_cl
 from tasks.tables import DECISIONS
 from tests.decision_world import BAD, CHARTER, GOOD, MOVED, STILL, check, model, month, register, retrained
 
+pytestmark = pytest.mark.usefixtures("no_run_logger")
+
 
 @pytest.fixture
 def engine(state_url: str) -> Iterator[sa.Engine]:
@@ -38,12 +39,6 @@ def engine(state_url: str) -> Iterator[sa.Engine]:
 def home(tmp_path: Path) -> Home:
     """Where nobody trains until a test does."""
     return Home(tmp_path / "home", "shop")
-
-
-@pytest.fixture(autouse=True)
-def _no_run_logger() -> Iterator[None]:
-    with disable_run_logger():
-        yield
 
 
 def test_two_of_three_dates_retrain_however_often_each_is_checked(engine: sa.Engine) -> None:

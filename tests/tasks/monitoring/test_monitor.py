@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
-from prefect.logging import disable_run_logger
 
 from models.contract import Column, Contract
 from models.decision import Decision
-from models.gates.drift import PREDICTION, ColumnDrift, DriftReport
+from models.gates.drift import ColumnDrift, DriftReport
 from models.limits import DriftPolicy
 from tasks.monitoring.monitor import drift_table, measure_drift
+from tests.tasks.monitoring.release_rows import rows
+
+pytestmark = pytest.mark.usefixtures("no_run_logger")
 
 POLICY = DriftPolicy()
 CONTRACT = Contract("id", "label", (), (
@@ -23,16 +22,6 @@ CONTRACT = Contract("id", "label", (), (
     Column("gaps", "float64", "numeric", "count", "a number that may be missing", nullable=True),
     Column("colour", "string", "categorical", "word", "a word"),
 ), {})
-
-
-def rows(count: int = 800, seed: int = 1) -> pd.DataFrame:
-    random = np.random.default_rng(seed)
-    return pd.DataFrame({
-        "weight": random.lognormal(size=count),
-        "gaps": np.where(random.random(count) < 0.1, np.nan, random.normal(size=count)),
-        "colour": random.choice(np.array(["red", "blue", None], dtype=object), count, p=[0.6, 0.3, 0.1]),
-        PREDICTION: random.beta(2, 5, count),
-    })
 
 
 @pytest.fixture
@@ -44,12 +33,6 @@ def payload(tmp_path: Path) -> Path:
     (folder / "contract.json").write_text(CONTRACT.to_json())
     (folder / "release.json").write_text(json.dumps({"importance": {"weight": 0.7, "gaps": 0.295, "colour": 0.005}}))
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _no_run_logger() -> Iterator[None]:
-    with disable_run_logger():
-        yield
 
 
 @pytest.mark.parametrize("lost", ["reference.parquet", "contract.json", "release.json"])

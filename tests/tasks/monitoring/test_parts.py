@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import polars as pl
 import pytest
-from prefect.logging import disable_run_logger
 
 from tasks.data.lake import write_partition
 from tasks.home import Home
@@ -19,16 +18,12 @@ from tasks.release import rollouts
 from tasks.state import open_state
 from tests.decision_world import BAD, STILL, check, model, month, retrained
 
+pytestmark = pytest.mark.usefixtures("no_run_logger")
+
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
     return Home(tmp_path / "home", "shop")
-
-
-@pytest.fixture(autouse=True)
-def _no_run_logger() -> Iterator[None]:
-    with disable_run_logger():
-        yield
 
 
 def write(home: Home, cut: datetime, customers: Mapping[str, int], *, label: float | None = 1.0) -> None:

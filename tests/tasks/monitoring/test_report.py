@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from prefect.logging import disable_run_logger
 
 from models.charter import load_charter
 from models.contract import Column, Contract
@@ -28,8 +27,10 @@ from tasks.monitoring.report import draw_report
 from tasks.monitoring.report_sample import DRAWN_LEVELS, LEAST_LEVEL, OTHERS, drawable
 from tasks.monitoring.truth import TruthReport
 from tasks.monitoring.workspace import project_id, workspace_folder
+from tests.tasks.monitoring.release_rows import rows
 
-pytestmark = pytest.mark.service  # Evidently takes seconds to import
+pytestmark = [pytest.mark.service,  # Evidently takes seconds to import
+              pytest.mark.usefixtures("no_run_logger")]
 POLICY = DriftPolicy()
 AS_OF = datetime(2025, 3, 1, tzinfo=UTC)
 LONG = "a name of two hundred characters " * 6 + "and"
@@ -44,16 +45,6 @@ def contract_of(*names: str, categorical: str = "colour") -> Contract:
 CONTRACT = contract_of("weight", "gaps")
 
 
-def rows(count: int = 800, seed: int = 1) -> pd.DataFrame:
-    random = np.random.default_rng(seed)
-    return pd.DataFrame({
-        "weight": random.lognormal(size=count),
-        "gaps": np.where(random.random(count) < 0.1, np.nan, random.normal(size=count)),
-        "colour": random.choice(np.array(["red", "blue", None], dtype=object), count, p=[0.6, 0.3, 0.1]),
-        PREDICTION: random.beta(2, 5, count),
-    })
-
-
 def release(folder: Path, reference: pd.DataFrame, contract: Contract = CONTRACT) -> Path:
     """What this stage reads of a release."""
     folder.mkdir()
@@ -62,12 +53,6 @@ def release(folder: Path, reference: pd.DataFrame, contract: Contract = CONTRACT
     shares = {name: 1 / len(contract.feature_names) for name in contract.feature_names}
     (folder / "release.json").write_text(json.dumps({"importance": shares}))
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _no_run_logger() -> Iterator[None]:
-    with disable_run_logger():
-        yield
 
 
 @pytest.fixture
